@@ -1,0 +1,348 @@
+"""One strict, frozen configuration for every verb, from one TOML file and ``--set`` overrides."""
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from clusterray import storage
+from clusterray.errors import ConfigError, StorageError, did_you_mean
+
+__all__ = [
+    "ClusterSettings",
+    "Config",
+    "FeatureSettings",
+    "IngestSettings",
+    "PathSettings",
+    "RankSettings",
+    "ScoreSettings",
+    "SimulateSettings",
+    "SurveySettings",
+    "TrainSettings",
+    "TuneSettings",
+    "VisionSettings",
+    "load",
+    "resolve",
+]
+
+Positive = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class SurveySettings(_Settings):
+    """Which survey: a preset by name, each value of which can be replaced."""
+
+    name: str = "demo"
+    bands: tuple[str, ...] | None = None
+    pixel_scale_arcsec: PositiveFloat | None = None
+    size_px: Annotated[int, Field(ge=16)] | None = None
+    zero_point: dict[str, float] = {}
+    """AB magnitude of one count, per band, for tiles whose header does not say."""
+    psf_fwhm_arcsec: dict[str, float] = {}
+    depth_mag: dict[str, float] = {}
+
+
+class PathSettings(_Settings):
+    """Where things are: paths or URLs. What is not given lies under `root`."""
+
+    root: str = "runs/demo"
+    tiles: tuple[str, ...] = ()
+    """Files, folders or glob patterns of FITS tiles."""
+    catalogue: str = ""
+    labels: str = ""
+    truth: str = ""
+    """Read by metrics only; empty where no truth is known."""
+    shards: str = ""
+    features: str = ""
+    training: str = ""
+    """What a training run keeps between its steps, so that it can be taken up again."""
+    bundle: str = ""
+    scores: str = ""
+    ranking: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _under_root(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        filled = dict(values)
+        root = str(filled.get("root") or cls.model_fields["root"].default)
+        survey = storage.join(root, "survey")
+        defaults: dict[str, Any] = {
+            "tiles": (storage.join(survey, "tiles"),),
+            "catalogue": storage.join(survey, "catalogue.fits"),
+            "labels": storage.join(survey, "labels.csv"),
+        }
+        for name in ("shards", "features", "training", "bundle", "scores", "ranking"):
+            defaults[name] = storage.join(root, name)
+        for name, default in defaults.items():
+            filled[name] = filled.get(name) or default
+        return filled
+
+
+class SimulateSettings(_Settings):
+    """A small made survey: tiles, catalogue, labels and, apart, truth."""
+
+    n_clusters: Positive = 600
+    n_lenses: Annotated[int, Field(ge=0)] = 40
+    n_known: Annotated[int, Field(ge=0)] = 12
+    clusters_per_tile: Positive = 30
+    pixel_scale_arcsec: PositiveFloat = 0.336
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if not self.n_known <= self.n_lenses <= self.n_clusters:
+            raise ValueError(
+                f"n_known {self.n_known} ≤ n_lenses {self.n_lenses} ≤ n_clusters "
+                f"{self.n_clusters} does not hold"
+            )
+        return self
+
+
+class IngestSettings(_Settings):
+    """From tiles and a catalogue to cutout shards."""
+
+    min_coverage: Fraction = 0.5
+    """Cutouts with less of their area on a tile, in any band, are rejected."""
+    rows_per_shard: Positive = 4096
+    row_group_size: Positive = 512
+    steps_per_sigma: Annotated[int, Field(ge=2)] = 8
+    max_reject_fraction: Fraction = 0.5
+    catalogue_columns: dict[str, str] = {}
+    """Our column name = the catalogue's, where the usual aliases do not find it."""
+    tile_bands: dict[str, str] = {}
+    """File name pattern (``*_J.fits``) = band, for tiles whose header does not name it."""
+
+
+class FeatureSettings(_Settings):
+    """Hand-made features."""
+
+    grid: Positive = 3
+    source_redshift: PositiveFloat = 1.2
+    """z_s at which the θ_E proxies are computed."""
+
+
+class VisionSettings(_Settings):
+    """The vision transformer."""
+
+    model: str = "vit_small_patch16_224"
+    model_options: dict[str, int | float | bool | str] = {}
+    """Keyword arguments for timm, such as depth, embed_dim, num_heads."""
+    image_size_px: Positive | None = 224
+    """Network input size; null keeps the cutouts' own."""
+    weights: str = ""
+    """Pretrained trunk as safetensors: a path or URL; empty starts from random weights."""
+    weights_sha256: str = ""
+    freeze_blocks: Annotated[int, Field(ge=0)] = 0
+    asinh_softening: PositiveFloat = 3.0
+    """Stretch is asinh(flux / (softening × noise sigma))."""
+    epochs: Positive = 20
+    batch_size: Annotated[int, Field(ge=2)] = 64
+    positives_per_batch: Positive = 8
+    learning_rate: PositiveFloat = 3e-4
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    augment: bool = True
+
+
+class TrainSettings(_Settings):
+    """Positive-unlabelled training, stacking and calibration."""
+
+    scenario: Literal["single-sample", "case-control"] = "single-sample"
+    models: tuple[Literal["lightgbm", "vit"], ...] = ("lightgbm", "vit")
+    n_folds: Annotated[int, Field(ge=2)] = 5
+    holdout_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Share of sky cells kept from base models and stacker, for the calibrator."""
+    nside: Positive = 64
+    """HEALPix resolution of the sky cells that folds are made of (64: 55 arcmin)."""
+    max_unlabelled: Positive = 20_000
+    """Unlabelled rows to train on, drawn at random by object_id."""
+    prior_fallback: Annotated[float, Field(gt=0, lt=1)] = 1e-4
+    """π of the survey, used where the estimators disagree or none is valid."""
+    target_prior: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    lightgbm: dict[str, int | float | str | bool] = {}
+    n_bootstrap: Annotated[int, Field(ge=20)] = 200
+
+
+class ScoreSettings(_Settings):
+    """Scoring of every cutout. What changes a score is part of the run key."""
+
+    micro_batch: Positive = 64
+    """Rows the network sees at once; the last one of a row group is padded."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    keep_embedding: bool = False
+    keep_attention: bool = False
+    max_reject_fraction: Fraction = 0.01
+
+
+class RankSettings(_Settings):
+    """The ranking and its report."""
+
+    budgets: tuple[Positive, ...] = (10, 40, 100, 1000)
+    """Numbers of candidates a team may inspect."""
+    report_top: Positive = 50
+    rgb_bands: tuple[str, str, str] | None = None
+    """Bands shown as red, green, blue; null takes the reddest three."""
+
+
+class TuneSettings(_Settings):
+    """The LightGBM-PU sweep."""
+
+    space: str = "tuning/lightgbm_pu.toml"
+    """The search file: path or URL of what is searched, and by which objective."""
+    n_trials: Positive | None = None
+    """Null takes the search file's."""
+    max_concurrent: Positive | None = None
+    """Trials at a time; null takes one a CPU, at most a quarter of the trials."""
+    storage: str = ""
+    """Where Tune keeps its state (trusted: Ray unpickles it); empty is `paths.root`/tune."""
+
+
+class ClusterSettings(_Settings):
+    """How to reach Ray, and how much of it to use."""
+
+    address: str = ""
+    """Empty: RAY_ADDRESS if set (as in a submitted job), else a local cluster."""
+    num_cpus: Positive | None = None
+    """CPUs of a local cluster; null takes the machine's."""
+    workers: Positive | None = None
+    """Actors per pool; null lets the plan choose."""
+    row_groups_per_batch: Positive = 1
+    """Row groups handed to an actor in one call; never changes a result."""
+
+
+class Config(_Settings):
+    """Everything a run needs to know."""
+
+    seed: int = 20260401
+    survey: SurveySettings = SurveySettings()
+    paths: PathSettings = Field(default_factory=lambda: PathSettings.model_validate({}))
+    simulate: SimulateSettings = SimulateSettings()
+    ingest: IngestSettings = IngestSettings()
+    features: FeatureSettings = FeatureSettings()
+    vision: VisionSettings = VisionSettings()
+    train: TrainSettings = TrainSettings()
+    score: ScoreSettings = ScoreSettings()
+    rank: RankSettings = RankSettings()
+    tune: TuneSettings = TuneSettings()
+    cluster: ClusterSettings = ClusterSettings()
+
+    def dump(self) -> dict[str, Any]:
+        """Plain values, as they are printed, hashed and written beside outputs."""
+        return self.model_dump(mode="json")
+
+
+def load(url: str | Path | None = None, overrides: Iterable[str] = ()) -> Config:
+    """Read a TOML file (none: all defaults) and apply ``section.key=value`` overrides.
+
+    Raises
+    ------
+    ConfigError : no such file, not TOML, an unknown key (the nearest known one is named), or a
+        value that does not fit.
+    """
+    where = storage.redact(str(url)) if url else "defaults"
+    values: dict[str, Any] = {}
+    if url:
+        try:
+            values = tomllib.loads(storage.read_bytes(str(url)).decode())
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{where}: not a TOML file: {error}") from error
+        except StorageError as error:
+            raise ConfigError(f"no settings: {error}") from error
+    for override in overrides:
+        _apply(values, override)
+    return resolve(values, where=where)
+
+
+def resolve(values: Mapping[str, Any], *, where: str = "config") -> Config:
+    """Validate nested plain values.
+
+    Raises
+    ------
+    ConfigError : listing every offending key, with the nearest known one, or naming the key of a
+        URL with credentials in it.
+    """
+    _refuse_credentials(values, where)
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: " + "; ".join(_explain(e) for e in error.errors())) from error
+
+
+def _refuse_credentials(value: Any, where: str) -> None:
+    # The config is printed, and written beside every output.
+    if isinstance(value, str) and storage.has_credentials(value):
+        raise ConfigError(
+            f"{where}: '{storage.redact(value)}' was given with credentials in it; put them in the "
+            "environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) or use the node's role"
+        )
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            _refuse_credentials(inner, f"{where}: {key}")
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            _refuse_credentials(inner, where)
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    try:
+        path = _path(key) if equals else []
+    except tomllib.TOMLDecodeError:
+        path = []
+    if not path:
+        raise ConfigError(f"--set {storage.redact(override)}: expected section.key=value")
+    node = values
+    for part in path[:-1]:
+        node = node.setdefault(part, {})
+        if not isinstance(node, dict):
+            raise ConfigError(
+                f"--set {storage.redact(override)}: '{part}' is a value, not a section"
+            )
+    node[path[-1]] = _value(text.strip())
+
+
+def _path(key: str) -> list[str]:
+    """The parts of a dotted key, which may be quoted as in TOML."""
+    parts: list[str] = []
+    node = tomllib.loads(f"{key} = 0")
+    while isinstance(node, dict):
+        part, node = next(iter(node.items()))
+        parts.append(part)
+    return parts
+
+
+def _value(text: str) -> Any:
+    """A TOML value, null, or else the text itself."""
+    if text == "null":
+        return None
+    try:
+        return tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _known_keys(location: tuple[int | str, ...]) -> list[str]:
+    model: Any = Config
+    for part in location[:-1]:
+        field = model.model_fields.get(part)
+        model = field.annotation if field else None
+        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+            return []
+    return list(model.model_fields)
+
+
+def _explain(error: Any) -> str:
+    location = ".".join(str(p) for p in error["loc"]) or "config"
+    if error["type"] == "extra_forbidden":
+        hint = did_you_mean(str(error["loc"][-1]), _known_keys(error["loc"]))
+        return f"unknown key '{location}', {hint}"
+    if error["type"] == "value_error":
+        return f"'{location}': {error['msg'].removeprefix('Value error, ')}"
+    return f"'{location}' is {error['input']!r}: {error['msg']}"

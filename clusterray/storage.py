@@ -1,0 +1,305 @@
+"""Files by URL: plain paths, ``file://``, ``s3://`` and every other scheme pyarrow or fsspec knows.
+
+S3 takes its endpoint, region and credentials from the environment or the node's role
+(``AWS_ENDPOINT_URL``, ``AWS_REGION``, ``AWS_ACCESS_KEY_ID``, …), so none of them can enter a
+config, a manifest or a log. A write is whole or absent: one PUT, or write-then-rename on a disk.
+"""
+
+import json
+import os
+import re
+import uuid
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs as pafs
+
+from clusterray.errors import StorageError
+
+__all__ = [
+    "FileEntry",
+    "exists",
+    "filesystem",
+    "has_credentials",
+    "is_remote",
+    "join",
+    "list_files",
+    "name_of",
+    "open_fsspec",
+    "open_input",
+    "parquet_bytes",
+    "read_bytes",
+    "read_json",
+    "read_table",
+    "redact",
+    "stat",
+    "write_bytes",
+    "write_json",
+    "write_table",
+]
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """One listed file: its URL, size in bytes and modification time (ns since 1970, or None)."""
+
+    url: str
+    size: int
+    mtime_ns: int | None
+
+
+def is_remote(url: str) -> bool:
+    """Whether the URL names anything but the local disk."""
+    return "://" in url and not url.startswith("file://")
+
+
+def redact(url: str) -> str:
+    """The URL without user, password or query: safe to print and to store."""
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return url
+    # A query holds values; a lone question mark is a pattern of file names.
+    return f"{scheme}://{re.sub('[?][^?]*=.*', '', rest[len(_userinfo(url)) :])}"
+
+
+def has_credentials(url: str) -> bool:
+    """Whether the URL carries a user or password, which it must not."""
+    return bool(_userinfo(url))
+
+
+def _userinfo(url: str) -> str:
+    """What stands before the host, with its ``@``."""
+    _, separator, rest = url.partition("://")
+    host = rest.partition("/")[0]
+    if not separator or "@" not in rest:
+        return ""
+    if "@" in host:
+        return host[: host.rindex("@") + 1]
+    # A secret key may hold slashes; a colon that no port follows is the one before a password.
+    _, colon, port = host.partition(":")
+    return rest[: rest.rindex("@") + 1] if colon and not port.isdigit() else ""
+
+
+def join(url: str, *parts: str) -> str:
+    """Append path components to a URL or path."""
+    return "/".join([url.rstrip("/"), *(p.strip("/") for p in parts)])
+
+
+def name_of(url: str) -> str:
+    """The last component of a URL or path."""
+    return redact(url).rstrip("/").rpartition("/")[2]
+
+
+def filesystem(url: str) -> tuple[pafs.FileSystem, str]:
+    """The pyarrow filesystem of a URL and the path inside it.
+
+    Raises
+    ------
+    StorageError : the scheme is unknown, its fsspec package is not installed, or the URL carries
+        credentials.
+    """
+    _refuse_credentials(url)
+    scheme, _, rest = url.partition("://")
+    if not rest:
+        return pafs.LocalFileSystem(), str(Path(url).expanduser().absolute())
+    if scheme == "file":
+        return pafs.LocalFileSystem(), str(Path(rest))
+    return _remote_filesystem(scheme), rest.rstrip("/")
+
+
+def _refuse_credentials(url: str) -> None:
+    if has_credentials(url):
+        raise StorageError(
+            f"'{redact(url)}' was given with credentials in it; put them in the environment "
+            "(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) or use the node's role"
+        )
+
+
+@lru_cache(maxsize=16)
+def _remote_filesystem(scheme: str) -> pafs.FileSystem:
+    if scheme == "s3":
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+        return pafs.S3FileSystem(endpoint_override=endpoint, region=region)
+    try:
+        return pafs.PyFileSystem(pafs.FSSpecHandler(fsspec.filesystem(scheme)))
+    except (ImportError, ValueError) as error:
+        raise StorageError(
+            f"no filesystem for '{scheme}://': {error}; use a path, file://, s3://, or install "
+            "the fsspec package that serves this scheme"
+        ) from error
+
+
+_NO_BUCKET = re.compile("NO_SUCH_BUCKET|NoSuchBucket")
+_DENIED = re.compile(
+    "ACCESS_DENIED|HTTP 403|Forbidden|InvalidAccessKeyId|INVALID_ACCESS_KEY_ID|"
+    "SIGNATURE_DOES_NOT_MATCH|SignatureDoesNotMatch|Unable to locate credentials"
+)
+
+
+def _failure(verb: str, url: str, error: Exception) -> StorageError:
+    # Drop request ids and the endpoint that some clients append to their messages.
+    text = re.sub(r"https?://[^\s\"']+", "<endpoint>", str(error))
+    if _NO_BUCKET.search(text) or (isinstance(error, FileNotFoundError) and _no_bucket(url)):
+        text = "the bucket does not exist"
+    elif isinstance(error, FileNotFoundError):
+        text = "no such file or folder"
+    elif isinstance(error, PermissionError) or _DENIED.search(text):
+        text = (
+            "access denied: check the credentials in the environment and the bucket's policy"
+            if is_remote(url)
+            else "permission denied"
+        )
+    return StorageError(f"cannot {verb} '{redact(url)}': {text}")
+
+
+def _no_bucket(url: str) -> bool:
+    """Whether a file is missing because its bucket is: a HEAD request does not tell them apart."""
+    if not url.startswith("s3://"):
+        return False
+    fs, path = filesystem(url)
+    try:
+        return bool(fs.get_file_info(path.partition("/")[0]).type == pafs.FileType.NotFound)
+    except (OSError, pa.ArrowException):
+        return False
+
+
+def stat(url: str) -> FileEntry | None:
+    """Size and time of a file; None where there is none, or a folder."""
+    fs, path = filesystem(url)
+    try:
+        info = fs.get_file_info(path)
+    except (OSError, pa.ArrowException) as error:
+        raise _failure("look for", url, error) from error
+    if info.type != pafs.FileType.File:
+        return None
+    return FileEntry(url, int(info.size), info.mtime_ns)
+
+
+def exists(url: str) -> bool:
+    """Whether a file (not a folder) is there."""
+    return stat(url) is not None
+
+
+def list_files(url: str, *, suffix: str = "", recursive: bool = True) -> list[FileEntry]:
+    """Files under a folder, sorted by URL; a missing folder is empty, a missing bucket an error.
+
+    Names that begin with ``.`` are writes that were cut short and are passed over.
+    """
+    fs, path = filesystem(url)
+    try:
+        infos = fs.get_file_info(
+            pafs.FileSelector(path, recursive=recursive, allow_not_found=not is_remote(url))
+        )
+    except FileNotFoundError as error:
+        if is_remote(url) and "/" not in path:
+            raise _failure("list", url, error) from error
+        return []
+    except (OSError, pa.ArrowException) as error:
+        raise _failure("list", url, error) from error
+    base = url.rstrip("/")
+    found = [
+        FileEntry(base + i.path[len(path) :], int(i.size), i.mtime_ns)
+        for i in infos
+        if i.type == pafs.FileType.File
+        and i.path.endswith(suffix)
+        and not i.base_name.startswith(".")
+    ]
+    return sorted(found, key=lambda e: e.url)
+
+
+def open_input(url: str) -> pa.NativeFile:
+    """Open a file for random access through pyarrow."""
+    fs, path = filesystem(url)
+    try:
+        return fs.open_input_file(path)
+    except (OSError, pa.ArrowException) as error:
+        raise _failure("open", url, error) from error
+
+
+def open_fsspec(url: str) -> IO[bytes]:
+    """Open a file as a Python file object, read in pieces where it is remote (for astropy)."""
+    _refuse_credentials(url)
+    try:
+        return fsspec.open(url, mode="rb").open()  # type: ignore[no-any-return]
+    except Exception as error:  # each scheme has a client library with errors of its own
+        raise _failure("open", url, error) from error
+
+
+def read_bytes(url: str) -> bytes:
+    """The whole of a file."""
+    with open_input(url) as stream:
+        try:
+            return bytes(stream.read())
+        except (OSError, pa.ArrowException) as error:
+            raise _failure("read", url, error) from error
+
+
+def write_bytes(url: str, data: bytes | pa.Buffer) -> None:
+    """Write a file so that a reader sees all of it or nothing."""
+    fs, path = filesystem(url)
+    try:
+        if isinstance(fs, pafs.LocalFileSystem):
+            target = Path(path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            part = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
+            try:
+                with part.open("wb") as stream:
+                    stream.write(data)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                part.replace(target)
+            finally:
+                part.unlink(missing_ok=True)
+        else:
+            with fs.open_output_stream(path) as stream:
+                stream.write(data)
+    except (OSError, pa.ArrowException) as error:
+        raise _failure("write", url, error) from error
+
+
+def read_json(url: str) -> Any:
+    """A JSON document."""
+    try:
+        return json.loads(read_bytes(url))
+    except ValueError as error:
+        raise StorageError(f"'{redact(url)}' is not valid JSON: {error}") from error
+
+
+def write_json(url: str, value: Any) -> None:
+    """Write a JSON document for people to read: indented, keys in the order given."""
+    write_bytes(url, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+def parquet_bytes(table: pa.Table, **options: Any) -> pa.Buffer:
+    """A table as the bytes of a Parquet file (zstd unless told otherwise)."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, **{"compression": "zstd", **options})
+    return sink.getvalue()
+
+
+def write_table(url: str, table: pa.Table, **options: Any) -> None:
+    """Write a Parquet file so that a reader sees all of it or nothing."""
+    write_bytes(url, parquet_bytes(table, **options))
+
+
+def read_table(url: str, *, columns: list[str] | None = None) -> pa.Table:
+    """Read one Parquet file.
+
+    Raises
+    ------
+    StorageError : the file is missing, truncated or not Parquet.
+    """
+    with open_input(url) as stream:
+        try:
+            return pq.ParquetFile(stream).read(columns=columns)
+        except (OSError, pa.ArrowException) as error:
+            raise StorageError(
+                f"'{redact(url)}' is not a readable Parquet file: {error}; "
+                "it may be truncated or of another format"
+            ) from error
