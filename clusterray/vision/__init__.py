@@ -1,0 +1,16 @@
+"""The vision transformer: preprocessing, network, augmentation, training, scores, anomalies.
+
+Import from the modules: `vit` and `training` need torch, and timm when a network is built.
+"""
+
+__all__ = [
+    "anomaly",
+    "augment",
+    "mil",
+    "prediction",
+    "preprocess",
+    "torchvision_ops",
+    "training",
+    "vit",
+    "weights",
+]

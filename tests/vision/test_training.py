@@ -1,0 +1,127 @@
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from clusterray.errors import InputError, RunError
+from clusterray.vision import prediction, training
+from tests.vision.vision_nets import SIZE_PX, cutouts, tiny, tiny_settings
+
+
+class Pair(NamedTuple):
+    objective: torch.Tensor
+    risk: torch.Tensor
+
+
+def cross_entropy(logits, labels):
+    loss = functional.binary_cross_entropy_with_logits(logits, labels.float())
+    return Pair(loss, 2 * loss)
+
+
+def batches_of(n, size, seed=0):
+    def batches(epoch):
+        order = np.random.default_rng((seed, epoch)).permutation(n)
+        return [order[i : i + size] for i in range(0, n - size + 1, size)]
+
+    return batches
+
+
+def run(model, settings, *, n=64, risk=cross_entropy, **options):
+    pixels, step, sigma, labels = cutouts(n)
+    return training.fit(
+        model, pixels, step=step, noise_sigma=sigma, labels=labels, risk=risk, settings=settings,
+        **({"batches": batches_of(n, 16), "seed": 3, "threads": 1} | options),
+    )  # fmt: skip
+
+
+def test_learns_rings_and_logs_each_epoch():
+    settings = tiny_settings(epochs=6, learning_rate=3e-3, augment=True)
+    seen = []
+    model = tiny()
+    log = run(model, settings, progress=seen.append)
+    assert tuple(seen) == log.epochs
+    assert [e.epoch for e in log.epochs] == list(range(6))
+    assert log.epochs[-1].objective < 0.6 * log.epochs[0].objective
+    assert log.epochs[2].risk == pytest.approx(2 * log.epochs[2].objective)
+    assert log.epochs[-1].learning_rate == pytest.approx(0, abs=1e-9)
+    assert not model.training
+    pixels, step, sigma, labels = cutouts(40, seed=9)
+    logit = prediction.predict(model, pixels, step=step, noise_sigma=sigma, micro_batch=16).logit
+    assert logit[labels == 1].min() > logit[labels == 0].max()
+
+
+def test_deterministic_given_the_seed():
+    settings = tiny_settings(augment=True, model_options={**tiny_settings().model_options,
+                                                          "drop_path_rate": 0.3})  # fmt: skip
+    options = {"model_options": settings.model_options}
+    results = []
+    for seed, stir in ((3, 1), (3, 2), (4, 1)):
+        torch.manual_seed(stir)
+        model = tiny(**options)
+        log = run(model, settings, seed=seed)
+        results.append((model.save(), [e.objective for e in log.epochs]))
+    assert results[0] == results[1]
+    assert results[0] != results[2]
+
+
+def test_frozen_parameters_stay():
+    from clusterray.vision.vit import freeze
+
+    model = tiny()
+    freeze(model, 1)
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    run(model, tiny_settings(epochs=1))
+    changed = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
+    assert changed == {n for n, p in model.named_parameters() if p.requires_grad}
+
+
+def test_nan_loss_keeps_the_last_good_weights():
+    calls = []
+
+    def failing(logits, labels):
+        calls.append(1)
+        pair = cross_entropy(logits, labels)
+        return Pair(pair.objective * float("nan"), pair.risk) if len(calls) == 6 else pair
+
+    model, reference = tiny(), tiny()
+    with pytest.raises(RunError, match=r"nan.*epoch 1, batch 1 \(rows .*weights after epoch 0"):
+        run(model, tiny_settings(epochs=2), risk=failing)
+    good = []
+
+    def stop_after_first(epoch):
+        good.append(reference.save())
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        run(reference, tiny_settings(epochs=2), progress=stop_after_first)
+    assert model.save() == good[0]
+    assert not model.training
+
+
+def test_threads_are_put_back():
+    before = torch.get_num_threads()
+    run(tiny(), tiny_settings(epochs=1), threads=before + 1)
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"pixels": np.zeros((8, 2, SIZE_PX, SIZE_PX), np.int16)}, r"int16\[n, 3"),
+        ({"pixels": np.zeros((8, 3, SIZE_PX, SIZE_PX), np.float32)}, r"float32\[8, 3"),
+        ({"step": np.ones((7, 3))}, r"step has shape \(7, 3\) beside 8"),
+        ({"labels": np.ones((8, 1))}, r"labels has shape"),
+        ({"batches": lambda epoch: []}, "no batches"),
+    ],
+)
+def test_bad_input(change, match):
+    pixels, step, sigma, labels = cutouts(8)
+    given = {"pixels": pixels, "step": step, "noise_sigma": sigma, "labels": labels,
+             "batches": batches_of(8, 4)} | change  # fmt: skip
+    with pytest.raises(InputError, match=match):
+        training.fit(
+            tiny(), given.pop("pixels"), risk=cross_entropy, settings=tiny_settings(), seed=0,
+            **given,
+        )  # fmt: skip
