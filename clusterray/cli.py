@@ -1,0 +1,93 @@
+"""The command line: ``clusterray VERB --config run.toml [--set section.key=value]…``."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+from clusterray import __version__, config
+from clusterray.errors import ClusterrayError
+
+__all__ = ["main"]
+
+_VERBS = {
+    "simulate": "make a small survey with known lenses: tiles, catalogue, labels, truth",
+    "ingest": "cut catalogue objects out of survey tiles into shards",
+    "features": "write the feature table of every cutout",
+    "train": "train the models on labelled shards and write a bundle",
+    "tune": "search LightGBM-PU settings with Tune and Optuna",
+    "score": "score every cutout with a bundle",
+    "rank": "calibrate the scores into a ranking and write its report",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; returns 0 (ok), 1 (failed), 2 (bad usage or input), 3 (a limit exceeded)."""
+    options = _parser().parse_args(arguments)
+    try:
+        if options.verb == "export":
+            return _export(options.shard, options.out, options.layout)
+        settings = config.load(options.config, options.set)
+        _show(settings)
+        # A verb is the function of its own name in the engine's module of that name; imported
+        # late, for Ray and torch take seconds and a misspelt key should not wait for them.
+        run: Callable[[config.Config], object] = getattr(
+            import_module(f"clusterray.engine.{options.verb}"), options.verb
+        )
+        print(run(settings), flush=True)
+    except ClusterrayError as error:
+        print(f"clusterray {options.verb}: error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"\nclusterray {options.verb}: stopped; run it again to go on", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="clusterray",
+        description="Find cluster-cluster gravitational lenses in a survey, on Ray.",
+        epilog="exit status: 0 ok, 1 failed, 2 bad usage or input, 3 a configured limit exceeded",
+    )
+    parser.add_argument("--version", action="version", version=f"clusterray {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for verb, text in _VERBS.items():
+        command = verbs.add_parser(verb, help=text, description=text)
+        command.add_argument("--config", metavar="TOML", help="settings (all default without it)")
+        command.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="SECTION.KEY=VALUE",
+            help="replace one setting; may be given again",
+        )
+    text = "write the cutouts of a shard as FITS or in the Multimodal-Universe layout"
+    export = verbs.add_parser("export", help=text, description=text)
+    export.add_argument("shard", help="path or URL of a shard")
+    export.add_argument("out", help="folder to write to")
+    export.add_argument("--layout", choices=("fits", "mmu"), default="fits")
+    return parser
+
+
+def _show(settings: config.Config) -> None:
+    for section, values in settings.dump().items():
+        if isinstance(values, dict):
+            shown = ", ".join(f"{k}={json.dumps(v)}" for k, v in values.items())
+            print(f"[{section}] {shown}")
+        else:
+            print(f"{section} = {json.dumps(values)}")
+    sys.stdout.flush()
+
+
+def _export(shard: str, out: str, layout: str) -> int:
+    from clusterray.sky.export import export
+
+    files = export(shard, out, layout="mmu" if layout == "mmu" else "fits")
+    print(f"export: {len(files)} files in {out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

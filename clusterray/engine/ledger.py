@@ -1,0 +1,162 @@
+"""What makes a run resumable: the run key, row-group names, receipts and reconciliation.
+
+An output's name follows from its input's content, so what exists is what is done. A folder holds
+one run key: a run of another key is refused and told the difference.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from clusterray import schema, storage
+from clusterray.config import Config
+from clusterray.errors import ContractError, RunError
+from clusterray.provenance import digest, provenance
+from clusterray.sky import shards
+
+__all__ = ["Receipt", "RowGroup", "Shard", "open_run", "read_shard", "write_rejects"]
+
+_RUN_FILE = "run.json"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A cutout shard as it stood when it was planned; `footer` is the SHA-256 of its footer.
+
+    The footer holds a digest of the pixels, so two shards with one footer hold the same cutouts.
+    """
+
+    url: str
+    size: int
+    footer: str
+    rows_per_group: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """File name without its ending: what outputs are named after."""
+        return storage.name_of(self.url).removesuffix(".parquet")
+
+    @property
+    def rows(self) -> int:
+        """Cutouts in the shard."""
+        return sum(self.rows_per_group)
+
+    def row_groups(self) -> list["RowGroup"]:
+        """The shard's units of work."""
+        return [RowGroup(self, i, n) for i, n in enumerate(self.rows_per_group)]
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """One unit of scoring work."""
+
+    shard: Shard
+    index: int
+    rows: int
+
+    @property
+    def output(self) -> str:
+        """Name of the file that holds this row group's result."""
+        return f"{self.shard.name}.{self.shard.footer[:12]}.{self.index:05d}.parquet"
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """Proof that a shard is done: what it was, and where every one of its rows went."""
+
+    shard: str
+    size: int
+    footer: str
+    rows: int
+    scored: int
+    rejected: int
+    outputs: tuple[str, ...]
+
+    def reconcile(self) -> None:
+        """Refuse a receipt that does not account for every row.
+
+        Raises
+        ------
+        RunError : in ≠ scored + rejected.
+        """
+        if self.rows != self.scored + self.rejected:
+            raise RunError(
+                f"shard '{self.shard}' has {self.rows} rows, but {self.scored} scored + "
+                f"{self.rejected} rejected = {self.scored + self.rejected}; "
+                "remove its files from the scores folder and run again"
+            )
+
+    def write(self, folder: str) -> None:
+        """Write the receipt beside the outputs; that of a rewritten shard replaces the old one."""
+        storage.write_json(storage.join(folder, "receipts", f"{self.shard}.json"), asdict(self))
+
+    @classmethod
+    def read_all(cls, folder: str) -> list["Receipt"]:
+        """Every receipt of a run, sorted by shard."""
+        listed = storage.list_files(storage.join(folder, "receipts"), suffix=".json")
+        values = [storage.read_json(entry.url) for entry in listed]
+        return [cls(**{**v, "outputs": tuple(v["outputs"])}) for v in values]
+
+
+def read_shard(url: str, *, bands: Sequence[str], size_px: int) -> Shard:
+    """Read a shard's footer and check that its cutouts are of these bands and this size.
+
+    Raises
+    ------
+    StorageError : it cannot be read, or is not a whole Parquet file.
+    ContractError : it is no cutout shard, or one of other bands, order, size or version.
+    """
+    found = shards.describe(url)
+    for name, got, want in (
+        ("bands", found["bands"], list(bands)),
+        ("size_px", found["size_px"], size_px),
+    ):
+        if got != want:
+            raise ContractError(
+                f"shard '{storage.redact(url)}': {name} is {got}, expected {want}; score with a "
+                "bundle that was trained on it, or ingest with the bundle's survey settings"
+            )
+    return Shard(url, found["bytes"], found["footer_sha256"], tuple(found["row_groups"]))
+
+
+def open_run(folder: str, key: Mapping[str, Any], *, config: Config, verb: str) -> str:
+    """Claim an output folder for a run key, or take up a run of the same key; returns its digest.
+
+    The resolved config and provenance are written before the work starts.
+
+    Raises
+    ------
+    RunError : the folder holds another run; the message lists what differs.
+    """
+    url = storage.join(folder, _RUN_FILE)
+    if storage.exists(url):
+        standing = storage.read_json(url)["key"]
+        differing = [
+            f"{name}: {_short(standing.get(name))} there, {_short(key.get(name))} now"
+            for name in sorted({*standing, *key})
+            if standing.get(name) != key.get(name)
+        ]
+        if differing:
+            raise RunError(
+                f"'{storage.redact(folder)}' holds another {verb} run ({'; '.join(differing)}); "
+                "choose another output path, or remove that folder to replace it"
+            )
+    else:
+        about = {"verb": verb, "key": dict(key), "config": config.dump(), **provenance()}
+        storage.write_json(url, about)
+    return digest(dict(key))
+
+
+def _short(value: Any) -> str:
+    return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{20,}\b", r"\1…", str(value))
+
+
+def write_rejects(url: str, rows: Iterable[Mapping[str, Any]]) -> int:
+    """Write a rejects table (nothing where there are none); returns how many."""
+    table = pa.Table.from_pylist(list(rows), schema=schema.REJECTS)
+    if table.num_rows:
+        storage.write_table(url, table)
+    return int(table.num_rows)

@@ -1,0 +1,112 @@
+"""What there is to do, and how many actors do it."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from clusterray import storage
+from clusterray.engine.ledger import RowGroup, Shard, read_shard
+from clusterray.engine.work import cpu_share
+from clusterray.errors import InputError
+
+__all__ = ["Pools", "StageCosts", "list_shards", "missing_row_groups", "plan_pools"]
+
+
+def list_shards(url: str, *, bands: Sequence[str], size_px: int) -> list[Shard]:
+    """Every shard under a folder, sorted by URL, with its footer read and checked.
+
+    Raises
+    ------
+    InputError : there are none, or two have one name.
+    StorageError, ContractError : one is unreadable, foreign, or of other bands or size.
+    """
+    entries = storage.list_files(url, suffix=".parquet", recursive=False)
+    if not entries:
+        raise InputError(
+            f"no shards (*.parquet) under '{storage.redact(url)}'; run 'clusterray ingest' first, "
+            "or set paths.shards"
+        )
+    with ThreadPoolExecutor(16) as pool:
+        shards = list(pool.map(lambda e: read_shard(e.url, bands=bands, size_px=size_px), entries))
+    names = [s.name for s in shards]
+    repeated = (
+        sorted({n for n in names if names.count(n) > 1}) if len({*names}) < len(names) else []
+    )
+    if repeated:
+        raise InputError(
+            f"shard name '{repeated[0]}' stands twice under '{storage.redact(url)}'; "
+            "outputs are named after shards: rename one"
+        )
+    return shards
+
+
+def missing_row_groups(shards: Sequence[Shard], outputs_url: str) -> tuple[list[RowGroup], int]:
+    """Row groups that have no output yet, in plan order, and how many have one."""
+    there = {storage.name_of(e.url) for e in storage.list_files(outputs_url, suffix=".parquet")}
+    every = [group for shard in shards for group in shard.row_groups()]
+    missing = [group for group in every if group.output not in there]
+    return missing, len(every) - len(missing)
+
+
+@dataclass(frozen=True)
+class StageCosts:
+    """Seconds of one core (for `vit_gpu`: of one GPU) that one cutout costs in each stage.
+
+    The defaults were measured on one core with 3×128×128 cutouts and the demo's network; they
+    decide pool sizes, never results.
+    """
+
+    read: float = 3e-3
+    vit_cpu: float = 2e-3
+    vit_gpu: float = 5e-5
+    finish: float = 2e-4
+
+
+@dataclass(frozen=True)
+class Pools:
+    """Actors per stage, and what each reserves."""
+
+    read: int
+    vit: int
+    finish: int
+    num_cpus: float
+    gpus_per_vit: float
+
+
+def plan_pools(
+    cpus: float, gpus: float, *, costs: StageCosts, units: int, workers: int | None = None
+) -> Pools:
+    """Pool sizes that keep every stage equally busy on a cluster of this shape.
+
+    All pools together reserve at most 7/8 of the CPUs (see `work.cpu_share`), so actors on small
+    clusters reserve fractions of one.
+
+    Parameters
+    ----------
+    cpus, gpus : of the whole cluster.
+    units : row groups to do; no pool is larger.
+    workers : actors in the read and ViT pools, where the user says so.
+    """
+    on_gpu = gpus >= 1
+    weights = {
+        "read": costs.read,
+        "vit": 0.0 if on_gpu else costs.vit_cpu,
+        "finish": costs.finish,
+    }
+    total = sum(weights.values())
+    cores = max(1.0, cpus * 7 / 8)
+    size = {name: max(1, int(cores * w / total)) for name, w in weights.items()}
+    if on_gpu:
+        # Three actors a GPU hide the copies of one behind the kernels of another.
+        size["vit"] = 3 * int(gpus)
+    if workers:
+        size["read"] = size["vit"] = workers
+    size = {name: min(n, max(1, units)) for name, n in size.items()}
+    holders = size["read"] + size["finish"] + (0 if on_gpu else size["vit"])
+    return Pools(
+        read=size["read"],
+        vit=size["vit"],
+        finish=size["finish"],
+        num_cpus=cpu_share(cpus, holders),
+        gpus_per_vit=int(1e4 * gpus / size["vit"]) / 1e4 if on_gpu else 0.0,
+    )

@@ -1,0 +1,152 @@
+"""From score files to the ranking and its report; the one place where truth may be read."""
+
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from clusterray import schema, storage
+from clusterray.config import Config
+from clusterray.engine.ledger import Receipt
+from clusterray.engine.telemetry import RunSummary
+from clusterray.ensemble import bundle as bundles
+from clusterray.errors import InputError, RunError
+from clusterray.provenance import data_fingerprint, provenance
+from clusterray.rank import ranking, report
+from clusterray.rank.thumbnails import Thumbnail
+from clusterray.sky import catalogue, shards
+
+__all__ = ["rank"]
+
+
+def rank(config: Config) -> RunSummary:
+    """Rank `paths.scores` with `paths.bundle`; write the tables and report to `paths.ranking`.
+
+    Only ids, positions and scores are read, but for the pixels of the candidates shown.
+
+    Raises
+    ------
+    InputError : nothing was scored.
+    RunError : the scores were made with another bundle.
+    """
+    start = time.monotonic()
+    bundle = bundles.load(config.paths.bundle)
+    key = _run_key(config, bundle)
+    receipts = Receipt.read_all(config.paths.scores)
+    scores = _read_scores(receipts, config, bundle.models)
+    logits = _logits(scores, bundle.models)
+    p, low, high = bundle.posterior.interval(
+        logits, logit_stack=scores.column("logit_stack").to_numpy()
+    )
+    table = ranking.build(scores, models=bundle.models, p_lens=p, p_low=low, p_high=high)
+    folder = config.paths.ranking
+    about = {
+        "run_key": key,
+        "data": data_fingerprint(r.footer for r in receipts),
+        "prior": bundle.prior_state,
+        "bundle_notes": list(bundle.notes),
+        "config": config.dump(),
+        **provenance(),
+    }
+    storage.write_json(storage.join(folder, "run.json"), about)
+    ranking.write(folder, table)
+    _write_report(table, about, config, bundle)
+    summary = RunSummary(
+        verb="rank",
+        unit="shards",
+        done=len(receipts),
+        skipped=0,
+        rows=len(table),
+        rejected=sum(r.rejected for r in receipts),
+        seconds=time.monotonic() - start,
+        outputs={
+            "ranking": storage.join(folder, "ranking.parquet"),
+            "report": storage.join(folder, "report.html"),
+        },
+    )
+    summary.write(storage.join(folder, "summary.json"))
+    return summary
+
+
+def _run_key(config: Config, bundle: bundles.Bundle) -> dict[str, Any]:
+    url = storage.join(config.paths.scores, "run.json")
+    if not storage.exists(url):
+        raise InputError(
+            f"'{storage.redact(config.paths.scores)}' holds no scores; run 'clusterray score' first"
+        )
+    key: dict[str, Any] = storage.read_json(url)["key"]
+    if key["bundle"] != bundle.digest:
+        raise RunError(
+            f"the scores were made with bundle {key['bundle'][:12]}, paths.bundle is "
+            f"{bundle.digest[:12]}; rank with the bundle that scored, or score again"
+        )
+    return key
+
+
+def _read_scores(receipts: Sequence[Receipt], config: Config, models: Sequence[str]) -> pa.Table:
+    # Not what lies there but what the receipts name: a rewritten shard leaves old rows behind.
+    want = schema.scores(models)
+    parts = []
+    for receipt in receipts:
+        receipt.reconcile()
+        for name in receipt.outputs:
+            url = storage.join(config.paths.scores, "rows", name)
+            table = storage.read_table(url, columns=want.names)
+            parts.append(schema.check(table, want, where=storage.redact(url)))
+    if not parts:
+        raise InputError(
+            f"no shard in '{storage.redact(config.paths.scores)}' is scored to its end; "
+            "run 'clusterray score' until it finishes"
+        )
+    return pa.concat_tables(parts)
+
+
+def _logits(scores: pa.Table, models: Sequence[str]) -> Any:
+    return np.column_stack([scores.column(f"logit_{m}").to_numpy() for m in models])
+
+
+def _write_report(
+    table: pa.Table, about: dict[str, Any], config: Config, bundle: bundles.Bundle
+) -> None:
+    labels = None
+    if storage.exists(config.paths.labels):
+        labels = catalogue.read_labels(config.paths.labels)
+    truth = None
+    if config.paths.truth:
+        where = storage.redact(config.paths.truth)
+        truth = schema.check(storage.read_table(config.paths.truth), schema.TRUTH, where=where)
+    html = report.render(
+        table,
+        thumbnails=_thumbnails(table.slice(0, config.rank.report_top), config),
+        bands=bundle.bands,
+        provenance=about,
+        settings=config.rank,
+        truth=truth,
+        labels=labels,
+    )
+    storage.write_bytes(storage.join(config.paths.ranking, "report.html"), html.encode())
+
+
+def _thumbnails(top: pa.Table, config: Config) -> dict[str, Thumbnail]:
+    """Cutouts of the best candidates, from the few row groups that hold them."""
+    wanted: dict[str, set[str]] = defaultdict(set)
+    for shard, object_id in zip(
+        top["shard"].to_pylist(), top["object_id"].to_pylist(), strict=True
+    ):
+        wanted[shard].add(object_id)
+    found: dict[str, Thumbnail] = {}
+    for shard, ids in wanted.items():
+        url = storage.join(config.paths.shards, f"{shard}.parquet")
+        for index in range(len(shards.describe(url)["row_groups"])):
+            table = shards.read_row_group(url, index, raw=True)
+            table = table.filter(pc.is_in(table["object_id"], pa.array(sorted(ids))))
+            if not table.num_rows:
+                continue
+            batch = shards.batch(table)
+            for i, object_id in enumerate(batch.object_id):
+                found[str(object_id)] = Thumbnail(batch.cutouts_nchw[i], batch.noise_sigma[i])
+    return found

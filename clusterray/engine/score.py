@@ -1,0 +1,188 @@
+"""Score every cutout of every shard, exactly once."""
+
+import json
+import time
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import Any, Final
+
+import pyarrow.parquet as pq
+
+from clusterray import schema, storage
+from clusterray.config import Config, FeatureSettings
+from clusterray.engine import work
+from clusterray.engine.ledger import Receipt, RowGroup, Shard, open_run
+from clusterray.engine.plan import Pools, StageCosts, list_shards, missing_row_groups, plan_pools
+from clusterray.engine.session import cluster_shape, session
+from clusterray.engine.stages import FinishStage, ReadStage, VitStage
+from clusterray.engine.telemetry import Progress, RunSummary
+from clusterray.ensemble import bundle as bundles
+from clusterray.errors import ConfigError, RunError
+
+__all__ = ["SCORING_VERSION", "run_key", "score"]
+
+SCORING_VERSION: Final = 1
+"""Raise it when a change to the code changes scores."""
+
+
+def run_key(config: Config, bundle: bundles.Bundle, *, device: str) -> dict[str, Any]:
+    """Everything that can change a score, and nothing else: neither resources nor the commit."""
+    return {
+        "bundle": bundle.digest,
+        "schemas": {name: schema.VERSIONS[name] for name in ("cutouts", "features", "scores")},
+        "scoring_version": SCORING_VERSION,
+        "score": config.score.model_dump(exclude={"max_reject_fraction"}),
+        "device": device,
+    }
+
+
+def score(config: Config) -> RunSummary:
+    """Score `paths.shards` with `paths.bundle` into `paths.scores`; do only what is missing.
+
+    Raises
+    ------
+    InputError : no shards; bands or size that the bundle was not trained on.
+    BundleError : a bundle that is incomplete, altered or of another version.
+    RunError : the scores folder holds another run, rows do not reconcile, or more than
+        `score.max_reject_fraction` were rejected.
+    """
+    start = time.monotonic()
+    bundle = bundles.load(config.paths.bundle)
+    _check_survey(config, bundle)
+    shards = list_shards(config.paths.shards, bands=bundle.bands, size_px=bundle.size_px)
+    folder = config.paths.scores
+    outputs = storage.join(folder, "rows")
+    with session(config.cluster):
+        cpus, gpus = cluster_shape()
+        device = "cuda" if gpus >= 1 and "vit" in bundle.models else "cpu"
+        open_run(folder, run_key(config, bundle, device=device), config=config, verb="score")
+        missing, skipped = missing_row_groups(shards, outputs)
+        busy: Counter[str] = Counter()
+        if missing:
+            pools = plan_pools(
+                cpus,
+                gpus,
+                costs=StageCosts(),
+                units=len(missing),
+                workers=config.cluster.workers,
+            )
+            busy = _score_row_groups(missing, config, bundle, pools)
+    receipts = _receipts(shards, folder)
+    rejected = sum(r.rejected for r in receipts)
+    summary = RunSummary(
+        verb="score",
+        unit="row groups",
+        done=len(missing),
+        skipped=skipped,
+        rows=sum(g.rows for g in missing),
+        rejected=rejected,
+        seconds=time.monotonic() - start,
+        outputs={"scores": folder},
+        stage_seconds={name: round(s, 2) for name, s in busy.items()},
+    )
+    summary.write(storage.join(folder, "summary.json"))
+    _check_rejects(rejected, sum(s.rows for s in shards), config)
+    return summary
+
+
+def _check_survey(config: Config, bundle: bundles.Bundle) -> None:
+    bands = config.survey.bands
+    if bands is not None and tuple(bands) != bundle.bands:
+        raise ConfigError(
+            f"survey.bands is {list(bands)}, the bundle was trained on {list(bundle.bands)}; "
+            "score with the bundle of this survey"
+        )
+
+
+def _score_row_groups(
+    groups: Sequence[RowGroup], config: Config, bundle: bundles.Bundle, pools: Pools
+) -> Counter[str]:
+    settings, url = config.score, config.paths.bundle
+    has_vit = "vit" in bundle.models
+    features = FeatureSettings.model_validate(bundle.settings["features"])
+    stages = [
+        work.Stage(
+            "read",
+            ReadStage,
+            {"groups": list(groups), "settings": features, "keep_pixels": has_vit},
+            actors=pools.read,
+            num_cpus=pools.num_cpus,
+        ),
+        work.Stage(
+            "vit",
+            VitStage,
+            {"bundle_url": url, "settings": settings},
+            actors=pools.vit,
+            num_cpus=0 if pools.gpus_per_vit else pools.num_cpus,
+            num_gpus=pools.gpus_per_vit,
+        ),
+        work.Stage(
+            "finish",
+            FinishStage,
+            {
+                "bundle_url": url,
+                "groups": list(groups),
+                "settings": settings,
+                "folder": config.paths.scores,
+            },
+            actors=pools.finish,
+            num_cpus=pools.num_cpus,
+        ),
+    ]
+    if not has_vit:
+        del stages[1]
+    progress = Progress("score", len(groups), unit="row groups")
+    busy: Counter[str] = Counter()
+    for table in work.run(len(groups), stages, units_per_batch=config.cluster.row_groups_per_batch):
+        for answer in table.to_pylist():
+            progress.advance(rows=answer["scored"] + answer["rejected"])
+            busy.update(json.loads(answer["seconds"]))
+    return busy
+
+
+def _receipts(shards: Sequence[Shard], folder: str) -> list[Receipt]:
+    """Write the receipt of every shard that is done and has none; every row must be accounted for.
+
+    Raises
+    ------
+    RunError : a row group has no output, or rows do not reconcile.
+    """
+    standing = {(r.shard, r.footer): r for r in Receipt.read_all(folder)}
+    rejected = _counted_rejects(folder)
+    receipts = []
+    for shard in shards:
+        receipt = standing.get((shard.name, shard.footer))
+        if receipt is None:
+            outputs = tuple(group.output for group in shard.row_groups())
+            receipt = Receipt(
+                shard=shard.name,
+                size=shard.size,
+                footer=shard.footer,
+                rows=shard.rows,
+                scored=sum(_rows_of(storage.join(folder, "rows", o)) for o in outputs),
+                rejected=sum(rejected[o] for o in outputs),
+                outputs=outputs,
+            )
+            receipt.reconcile()
+            receipt.write(folder)
+        receipts.append(receipt)
+    return receipts
+
+
+def _rows_of(url: str) -> int:
+    with storage.open_input(url) as stream:
+        return int(pq.read_metadata(stream).num_rows)
+
+
+def _counted_rejects(folder: str) -> defaultdict[str, int]:
+    entries = storage.list_files(storage.join(folder, "rejects"), suffix=".parquet")
+    return defaultdict(int, {storage.name_of(e.url): _rows_of(e.url) for e in entries})
+
+
+def _check_rejects(rejected: int, rows: int, config: Config) -> None:
+    limit = config.score.max_reject_fraction
+    if rejected > limit * rows:
+        raise RunError(
+            f"{rejected} of {rows} rows were rejected, more than score.max_reject_fraction "
+            f"{limit}; their reasons are in '{storage.join(config.paths.scores, 'rejects')}'"
+        )

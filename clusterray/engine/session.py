@@ -1,0 +1,75 @@
+"""Joining a Ray cluster, or starting a local one for the length of a run."""
+
+import json
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+from clusterray.config import ClusterSettings
+from clusterray.errors import RunError
+from clusterray.provenance import COMMIT_ENV, git_state
+
+__all__ = ["cluster_shape", "session"]
+
+_FORWARDED = (
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_REGION",
+    "AWS_DEFAULT_REGION",
+    "AWS_REQUEST_CHECKSUM_CALCULATION",
+)
+
+
+@contextmanager
+def session(settings: ClusterSettings) -> Iterator[None]:
+    """Be connected to Ray inside the block; a cluster that was joined is left running.
+
+    Raises
+    ------
+    RunError : the address does not answer.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    address = settings.address or os.environ.get("RAY_ADDRESS") or None
+    if address is None:
+        # Ray 2.60 otherwise writes a token file that later clients of this machine trip over.
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    variables = {COMMIT_ENV: git_state()}
+    variables |= {k: os.environ[k] for k in _FORWARDED if k in os.environ}
+    for name in _given_to_job():
+        # Workers have it from the job, and Ray refuses a variable that is given twice.
+        variables.pop(name, None)
+    try:
+        ray.init(
+            address=address or "local",
+            num_cpus=None if address else settings.num_cpus,
+            include_dashboard=False if address is None else None,
+            runtime_env={"env_vars": variables},
+            logging_level=logging.WARNING,
+            log_to_driver=False,
+        )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise RunError(
+            f"cannot join the Ray cluster at '{address or 'local'}': {error}; "
+            "check cluster.address or RAY_ADDRESS, or leave both empty for a local cluster"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _given_to_job() -> list[str]:
+    """Environment variables that ``ray job submit`` was told to set, if this is a job."""
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")
+    return list((job.get("runtime_env") or {}).get("env_vars") or {})
+
+
+def cluster_shape() -> tuple[float, float]:
+    """CPUs and GPUs of the cluster that is joined."""
+    resources = ray.cluster_resources()
+    return float(resources.get("CPU", 0.0)), float(resources.get("GPU", 0.0))

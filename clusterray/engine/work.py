@@ -1,0 +1,98 @@
+"""Units of work through Ray Data: a plan goes in, small answers come out, in any order.
+
+A unit is one row of a Ray dataset, so Ray can neither split nor merge it, whatever its batches.
+"""
+
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import pyarrow as pa
+import ray.data
+from ray.data import ActorPoolStrategy, DataContext, Dataset
+from ray.exceptions import RayTaskError
+
+from clusterray import errors
+from clusterray.errors import ClusterrayError, RunError
+
+__all__ = ["Stage", "cpu_share", "run", "unit_column", "unwrap"]
+
+_UNIT = "unit"
+_RAISED = re.compile(rf"^clusterray\.errors\.({'|'.join(errors.__all__)}): (.*)$", re.MULTILINE)
+_ANY_ERROR = re.compile(r"^[\w.]*(?:Error|Exception)\b.*$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One actor pool: a callable class from Arrow table to Arrow table, and what it takes."""
+
+    name: str
+    actor: type
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    actors: int = 1
+    num_cpus: float = 1.0
+    num_gpus: float = 0.0
+
+
+def cpu_share(cpus: float, actors: int) -> float:
+    """CPUs each of so many actors may reserve, so that together they hold at most 7/8 of them.
+
+    On a cluster whose CPUs are all held by actors, Ray's own recovery tasks cannot run when a
+    node leaves (Ray 2.60), and an actor that asks for all CPUs of a node never starts.
+    """
+    # Rounded down to the four decimals that Ray keeps.
+    return min(1.0, int(1e4 * max(0.5, cpus * 7 / 8) / actors) / 1e4)
+
+
+def unit_column(table: pa.Table) -> list[int]:
+    """The indices of the units in a batch, into the plan the actor was given."""
+    return [int(v) for v in table.column(_UNIT).to_pylist()]
+
+
+def run(n_units: int, stages: Sequence[Stage], *, units_per_batch: int = 1) -> Iterator[pa.Table]:
+    """Send units 0 … n_units−1 through the stages; yield the last stage's tables as they come.
+
+    Raises
+    ------
+    ClusterrayError : the one an actor raised, without Ray's wrapping.
+    RunError : an actor failed in another way.
+    """
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    units = [{_UNIT: i} for i in range(n_units)]
+    dataset: Dataset = ray.data.from_items(units, override_num_blocks=n_units)
+    for stage in stages:
+        dataset = dataset.map_batches(
+            stage.actor,
+            fn_constructor_kwargs=dict(stage.arguments),
+            batch_size=units_per_batch,
+            batch_format="pyarrow",
+            zero_copy_batch=True,
+            compute=ActorPoolStrategy(size=stage.actors),
+            num_cpus=stage.num_cpus,
+            num_gpus=stage.num_gpus or None,
+        )
+    try:
+        yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
+    except Exception as error:
+        raise unwrap(error) from error
+
+
+def unwrap(error: BaseException) -> ClusterrayError:
+    """The error a worker raised on purpose, or a RunError with the last line of what it said.
+
+    Ray Data keeps only the text of a worker's exception (2.60), so the text is what is read.
+    """
+    if isinstance(error, RayTaskError) and isinstance(error.cause, ClusterrayError):
+        return error.cause
+    raised = _RAISED.findall(str(error))
+    if raised:
+        name, message = raised[-1]
+        kind = getattr(errors, name)
+        return cast(ClusterrayError, kind(message))
+    foreign = [m for m in _ANY_ERROR.findall(str(error)) if not m.startswith("ray.exceptions")]
+    return RunError(f"a worker failed: {foreign[-1] if foreign else error!r}")

@@ -1,0 +1,43 @@
+"""A small survey taken the whole way once; every test starts from a copy or only reads it."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import ray
+
+from clusterray.config import Config
+from tests.engine.tiny_survey import tiny_config
+
+
+@pytest.fixture(scope="session")
+def _auth() -> None:
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+
+
+@pytest.fixture(scope="module")
+def ray_session(_auth: None) -> Iterator[None]:
+    """One local Ray for a module."""
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory, _auth: None) -> Config:
+    """Simulated, ingested, trained, scored and ranked; read it, or copy its folder."""
+    from clusterray.engine.ingest import ingest
+    from clusterray.engine.rank import rank
+    from clusterray.engine.score import score
+    from clusterray.engine.simulate import simulate
+    from clusterray.engine.train import train
+
+    settings = tiny_config(tmp_path_factory.mktemp("tiny"))
+    mine = not ray.is_initialized()
+    if mine:
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+    for step in (simulate, ingest, train, score, rank):
+        step(settings)
+    if mine:
+        ray.shutdown()
+    return settings

@@ -1,0 +1,48 @@
+import pytest
+
+from clusterray.engine.ledger import Receipt, Shard
+from clusterray.engine.plan import StageCosts, missing_row_groups, plan_pools
+from clusterray.errors import RunError
+
+COSTS = StageCosts(read=3e-3, vit_cpu=3e-3, vit_gpu=5e-5, finish=1e-4)
+
+
+@pytest.mark.parametrize("cpus", [1, 2, 3, 4, 16, 128])
+@pytest.mark.parametrize("gpus", [0, 1, 8])
+@pytest.mark.parametrize("workers", [None, 1, 2, 5])
+def test_pools_never_hold_all_cpus_and_every_stage_has_an_actor(cpus, gpus, workers):
+    pools = plan_pools(cpus, gpus, costs=COSTS, units=1000, workers=workers)
+    on_cpu = pools.read + pools.finish + (0 if gpus else pools.vit)
+    assert on_cpu * pools.num_cpus <= 7 / 8 * cpus + 1e-9
+    assert min(pools.read, pools.vit, pools.finish) >= 1
+    assert pools.vit * pools.gpus_per_vit <= gpus
+    assert 0 < pools.num_cpus <= 1
+
+
+def test_equal_costs_get_equal_pools_and_gpus_leave_the_cpus_to_reading():
+    cpu = plan_pools(64, 0, costs=COSTS, units=1000)
+    assert cpu.read == cpu.vit > 20
+    gpu = plan_pools(64, 1, costs=COSTS, units=1000)
+    assert gpu.read > 1.5 * cpu.read
+    assert gpu.vit == 3
+
+
+def test_no_pool_is_larger_than_the_work():
+    pools = plan_pools(64, 0, costs=COSTS, units=2)
+    assert (pools.read, pools.vit, pools.finish) == (2, 2, 1)
+
+
+def test_missing_row_groups_follow_from_names(tmp_path):
+    shard = Shard("x/a.parquet", 10, "f" * 64, (5, 5, 2))
+    (tmp_path / shard.row_groups()[1].output).touch()
+    missing, there = missing_row_groups([shard], str(tmp_path))
+    assert [g.index for g in missing] == [0, 2]
+    assert there == 1
+    rewritten = Shard("x/a.parquet", 10, "e" * 64, (5, 5, 2))
+    assert len(missing_row_groups([rewritten], str(tmp_path))[0]) == 3
+
+
+def test_receipt_that_loses_a_row_is_refused():
+    receipt = Receipt("a", 1, "f", rows=10, scored=8, rejected=1, outputs=())
+    with pytest.raises(RunError, match=r"10 rows, but 8 scored \+ 1 rejected = 9"):
+        receipt.reconcile()

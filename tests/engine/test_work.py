@@ -1,0 +1,51 @@
+import io
+
+import pyarrow as pa
+import pytest
+
+from clusterray.engine import work
+from clusterray.engine.telemetry import Progress
+from clusterray.errors import ContractError, RunError
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+
+class Echo:
+    def __init__(self, refuse: int = -1, crash: int = -1) -> None:
+        self.refuse, self.crash = refuse, crash
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        units = work.unit_column(table)
+        if self.refuse in units:
+            raise ContractError("shard 00042: column 'image' is wrong; ingest it again")
+        if self.crash in units:
+            raise ZeroDivisionError("division by zero in band 2")
+        return pa.table({"unit": units, "batch": [len(units)] * len(units)})
+
+
+@pytest.mark.parametrize("per_batch", [1, 3])
+def test_every_unit_comes_back_once(per_batch):
+    stages = [work.Stage("a", Echo, num_cpus=0.5), work.Stage("b", Echo, num_cpus=0.5)]
+    found = [r for t in work.run(7, stages, units_per_batch=per_batch) for r in t.to_pylist()]
+    assert sorted(r["unit"] for r in found) == list(range(7))
+    assert max(r["batch"] for r in found) <= per_batch
+
+
+def test_own_error_comes_out_of_a_worker_as_it_went_in():
+    with pytest.raises(ContractError, match=r"^shard 00042: column 'image' is wrong; ingest it"):
+        list(work.run(3, [work.Stage("a", Echo, {"refuse": 1}, num_cpus=0.5)]))
+
+
+def test_foreign_error_keeps_its_last_line():
+    with pytest.raises(RunError, match=r"a worker failed: .*division by zero in band 2"):
+        list(work.run(3, [work.Stage("a", Echo, {"crash": 1}, num_cpus=0.5)]))
+
+
+def test_progress_in_a_log_says_rate_and_end():
+    stream = io.StringIO()
+    progress = Progress("score", 2, unit="row groups", every_seconds=1000, stream=stream)
+    progress.advance(rows=5)
+    progress.advance(rows=5)
+    assert stream.getvalue().count("\n") == 1
+    assert "score: 2/2 row groups" in stream.getvalue()
+    assert "rows/s" in stream.getvalue()

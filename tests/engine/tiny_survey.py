@@ -1,0 +1,31 @@
+"""Settings of the small survey that the engine's tests take the whole way."""
+
+from pathlib import Path
+
+from clusterray import config
+from clusterray.config import Config
+
+TINY = (
+    "simulate.n_clusters=72",
+    "simulate.n_lenses=24",
+    "simulate.n_known=18",
+    "simulate.clusters_per_tile=6",
+    "ingest.rows_per_shard=24",
+    "ingest.row_group_size=6",
+    "train.n_folds=2",
+    "train.prior_fallback=0.35",
+    "train.n_bootstrap=20",
+    "train.lightgbm={num_iterations = 30}",
+    "vision.model='vit_tiny_patch16_224'",
+    "vision.model_options={depth = 1, embed_dim = 24, num_heads = 2}",
+    "vision.image_size_px=64",
+    "vision.epochs=1",
+    "vision.batch_size=16",
+    "score.micro_batch=4",
+)
+
+
+def tiny_config(root: Path, *overrides: str) -> Config:
+    """The small survey's settings, with everything under `root`."""
+    places = (f"paths.root='{root}'", f"paths.truth='{root}/truth/truth.parquet'")
+    return config.load(None, [*TINY, *places, *overrides])
