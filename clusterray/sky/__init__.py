@@ -2,6 +2,7 @@
 
 __all__ = [
     "astrometry",
+    "byte_planes",
     "catalogue",
     "cutout_table",
     "cutouts",
@@ -10,7 +11,6 @@ __all__ = [
     "image_plane",
     "noise",
     "photometry",
-    "planes",
     "resample",
     "shards",
     "surveys",

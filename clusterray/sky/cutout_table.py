@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from clusterray import schema
 from clusterray.errors import InputError, did_you_mean
-from clusterray.sky.planes import encode, to_planes
+from clusterray.sky.byte_planes import encode, to_planes
 
 __all__ = ["ZERO_POINT_NJY", "to_table"]
 

@@ -2,7 +2,7 @@
 
 `write` and `read` are for everyone; `to_table`, `read_row_group(raw=True)`, `planes` and `pixels`
 are the pieces that the engine puts between processes without a copy. One row is one object; see
-`clusterray.schema.cutouts` for the columns and `clusterray.sky.planes` for the bytes.
+`clusterray.schema.cutouts` for the columns and `clusterray.sky.byte_planes` for the bytes.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from clusterray import schema, storage
 from clusterray.errors import ContractError, InputError, StorageError
 from clusterray.sky.cutout_table import to_table
-from clusterray.sky.planes import dequantise, encode, from_planes, to_planes
+from clusterray.sky.byte_planes import dequantise, encode, from_planes, to_planes
 
 __all__ = [
     "CutoutBatch",
