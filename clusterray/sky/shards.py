@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 
 from clusterray import schema, storage
 from clusterray.errors import ContractError, InputError, StorageError
-from clusterray.sky.cutout_table import to_table
 from clusterray.sky.byte_planes import dequantise, encode, from_planes, to_planes
+from clusterray.sky.cutout_table import to_table
 
 __all__ = [
     "CutoutBatch",

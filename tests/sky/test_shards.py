@@ -16,7 +16,7 @@ from hypothesis.extra import numpy as hnp
 
 from clusterray import schema
 from clusterray.errors import ContractError, InputError, StorageError
-from clusterray.sky import planes as codec
+from clusterray.sky import byte_planes as codec
 from clusterray.sky import shards
 
 BANDS = ("g", "r", "i")
@@ -88,7 +88,7 @@ def test_results_go_into_an_array_given_for_them():
 def test_compiles_where_no_cache_can_be_written(tmp_path):
     # A locator that finds no place is what numba meets on a read-only installation.
     code = (
-        "import numpy as np; from clusterray.sky import planes as p;"
+        "import numpy as np; from clusterray.sky import byte_planes as p;"
         "x = np.array([[[[-3, -32768]]]], np.int16);"
         "assert (p.from_planes(p.to_planes(x), (1, 1, 2)) == x).all()"
     )
