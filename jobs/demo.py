@@ -38,6 +38,9 @@ def main() -> int:
     except ClusterrayError as error:
         print(f"demo: error: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print("\ndemo: stopped; run it again to go on", file=sys.stderr)
+        return 130
     _show(settings)
     print(f"demo: {time.monotonic() - start:.0f} s in all")
     return 0

@@ -9,7 +9,7 @@ import pyarrow as pa
 from clusterray import schema, storage
 from clusterray.config import Config, FeatureSettings
 from clusterray.engine import work
-from clusterray.engine.ledger import RowGroup, open_run, write_rejects
+from clusterray.engine.ledger import RowGroup, count_rejects, open_run, write_rejects
 from clusterray.engine.plan import list_shards, missing_row_groups
 from clusterray.engine.session import cluster_shape, session
 from clusterray.engine.stages import list_matrix, read_features
@@ -34,10 +34,10 @@ class _Features:
         self.groups, self.names, self.settings, self.folder = groups, names, settings, folder
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        rows, rejected, seconds = [], [], []
+        rows, seconds = [], []
         for unit in work.unit_column(table):
             start, group = time.monotonic(), self.groups[unit]
-            data, rejects = read_features(group, settings=self.settings)
+            data, rejects = read_features(group, settings=self.settings, stage="features")
             values = np.ascontiguousarray(list_matrix(data, "features").T)
             columns = dict(zip(self.names, values, strict=True))
             out = pa.table({"object_id": data.column("object_id"), **columns})
@@ -45,9 +45,8 @@ class _Features:
             write_rejects(storage.join(self.folder, "rejects", group.output), rejects)
             storage.write_table(storage.join(self.folder, "rows", group.output), out)
             rows.append(out.num_rows)
-            rejected.append(len(rejects))
             seconds.append(time.monotonic() - start)
-        return pa.table({"rows": rows, "rejected": rejected, "seconds": seconds})
+        return pa.table({"rows": rows, "seconds": seconds})
 
 
 def features(config: Config) -> RunSummary:
@@ -60,14 +59,19 @@ def features(config: Config) -> RunSummary:
     """
     start = time.monotonic()
     survey = resolve(config.survey)
-    shards = list_shards(config.paths.shards, bands=survey.band_names, size_px=survey.size_px)
+    shards = list_shards(
+        config.paths.shards,
+        bands=survey.band_names,
+        size_px=survey.size_px,
+        pixel_scale_arcsec=survey.pixel_scale_arcsec,
+    )
     names = feature_names(survey.band_names, config.features)
     folder = config.paths.features
     key = {"features": config.features.model_dump(mode="json"), "names": list(names)}
     open_run(folder, key, config=config, verb="features")
     missing, skipped = missing_row_groups(shards, storage.join(folder, "rows"))
     progress = Progress("features", len(missing), unit="row groups")
-    rows, rejected, seconds = 0, 0, 0.0
+    rows, seconds = 0, 0.0
     if missing:
         with session(config.cluster):
             cpus, _ = cluster_shape()
@@ -82,16 +86,17 @@ def features(config: Config) -> RunSummary:
             stage = work.Stage("features", _Features, arguments, actors=actors, num_cpus=share)
             for table in work.run(len(missing), [stage]):
                 done = sum(table.column("rows").to_pylist())
-                rows, rejected = rows + done, rejected + sum(table.column("rejected").to_pylist())
+                rows += done
                 seconds += sum(table.column("seconds").to_pylist())
                 progress.advance(table.num_rows, rows=done)
+    rejects = count_rejects(folder)
     summary = RunSummary(
         verb="features",
         unit="row groups",
         done=len(missing),
         skipped=skipped,
         rows=rows,
-        rejected=rejected,
+        rejected=sum(rejects[g.output] for shard in shards for g in shard.row_groups()),
         seconds=time.monotonic() - start,
         outputs={"features": folder},
         stage_seconds={"features": round(seconds, 2)} if missing else {},

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +20,7 @@ from scipy.spatial import cKDTree
 from clusterray import schema, storage
 from clusterray.config import Config
 from clusterray.engine import work
-from clusterray.engine.ledger import open_run, write_rejects
+from clusterray.engine.ledger import open_run, read_record, write_rejects
 from clusterray.engine.session import cluster_shape, session
 from clusterray.engine.telemetry import Progress, RunSummary
 from clusterray.errors import InputError, RunError
@@ -30,6 +30,10 @@ from clusterray.sky.image_plane import Plane
 from clusterray.sky.surveys import Survey, resolve
 
 __all__ = ["ingest"]
+
+
+_OUTSIDE: Final = "outside"
+_RECEIPT: Final = {"name": str, "in": int, "rows": int, "rejected": int}
 
 
 @dataclass(frozen=True)
@@ -70,13 +74,13 @@ def ingest(config: Config) -> RunSummary:
     reach = _reach(objects, planes, survey)
     units = _plan(objects, planes, reach, fingerprints, settings, config)
     there = {e.url for e in storage.list_files(storage.join(folder, "receipts"))}
-    _refuse_foreign(units, there, folder)
+    _refuse_foreign(units, folder)
     missing = [u for u in units if _receipt(folder, u.name) not in there]
     seconds = 0.0
     if missing:
         seconds = _cut(missing, objects, planes, config, survey)
     outside = _write_outside(objects, reach, folder)
-    receipts = [storage.read_json(_receipt(folder, u.name)) for u in units]
+    receipts = [read_record(_receipt(folder, u.name), _RECEIPT) for u in units]
     kept, rejected = (sum(r[key] for r in receipts) for key in ("rows", "rejected"))
     summary = RunSummary(
         verb="ingest",
@@ -183,13 +187,19 @@ def _receipt(folder: str, name: str) -> str:
     return storage.join(folder, "receipts", f"{name}.json")
 
 
-def _refuse_foreign(units: Sequence[_Unit], there: set[str], folder: str) -> None:
-    known = {_receipt(folder, u.name) for u in units}
-    foreign = sorted(there - known)
+def _refuse_foreign(units: Sequence[_Unit], folder: str) -> None:
+    # Not by receipts alone: an ingest that was killed leaves a shard or rejects without one.
+    there = [
+        *storage.list_files(storage.join(folder, "receipts"), suffix=".json"),
+        *storage.list_files(storage.join(folder, "rejects"), suffix=".parquet"),
+        *storage.list_files(folder, suffix=".parquet", recursive=False),
+    ]
+    names = {storage.name_of(e.url).rpartition(".")[0] for e in there}
+    foreign = sorted(names - {u.name for u in units} - {_OUTSIDE})
     if foreign:
         raise RunError(
             f"'{storage.redact(folder)}' holds {len(foreign)} shards made from another catalogue "
-            f"or other tiles (such as {storage.name_of(foreign[0]).removesuffix('.json')}); "
+            f"or other tiles (such as {foreign[0]}); "
             "choose another paths.shards, or remove that folder to ingest all again"
         )
 
@@ -321,7 +331,7 @@ def _cut(
 def _write_outside(objects: pa.Table, reach: Sequence[Sequence[int]], folder: str) -> int:
     rows = zip(objects["object_id"], objects["ra_deg"], objects["dec_deg"], reach, strict=True)
     return write_rejects(
-        storage.join(folder, "rejects", "outside.parquet"),
+        storage.join(folder, "rejects", f"{_OUTSIDE}.parquet"),
         [
             {
                 "object_id": i.as_py(),

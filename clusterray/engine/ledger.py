@@ -5,9 +5,10 @@ one run key: a run of another key is refused and told the difference.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 
@@ -17,9 +18,28 @@ from clusterray.errors import ContractError, RunError
 from clusterray.provenance import digest, provenance
 from clusterray.sky import shards
 
-__all__ = ["Receipt", "RowGroup", "Shard", "open_run", "read_shard", "write_rejects"]
+__all__ = [
+    "Receipt",
+    "RowGroup",
+    "Shard",
+    "count_rejects",
+    "open_run",
+    "read_key",
+    "read_record",
+    "read_shard",
+    "write_rejects",
+]
 
-_RUN_FILE = "run.json"
+_RUN_FILE: Final = "run.json"
+_RECEIPT: Final = {
+    "shard": str,
+    "size": int,
+    "footer": str,
+    "rows": int,
+    "scored": int,
+    "rejected": int,
+    "outputs": list,
+}
 
 
 @dataclass(frozen=True)
@@ -95,26 +115,67 @@ class Receipt:
 
     @classmethod
     def read_all(cls, folder: str) -> list["Receipt"]:
-        """Every receipt of a run, sorted by shard."""
+        """Every receipt of a run, sorted by shard.
+
+        Raises
+        ------
+        RunError : one is damaged.
+        """
         listed = storage.list_files(storage.join(folder, "receipts"), suffix=".json")
-        values = [storage.read_json(entry.url) for entry in listed]
+        values = [read_record(entry.url, _RECEIPT) for entry in listed]
         return [cls(**{**v, "outputs": tuple(v["outputs"])}) for v in values]
 
 
-def read_shard(url: str, *, bands: Sequence[str], size_px: int) -> Shard:
-    """Read a shard's footer and check that its cutouts are of these bands and this size.
+def read_record(url: str, fields: Mapping[str, type]) -> dict[str, Any]:
+    """These fields of a JSON object that the engine wrote.
+
+    Raises
+    ------
+    StorageError : it cannot be read, or is not JSON.
+    RunError : a field is missing or of another type.
+    """
+    record = storage.read_json(url)
+    for name, kind in fields.items():
+        value = record.get(name) if isinstance(record, dict) else None
+        if not isinstance(value, kind):
+            raise RunError(
+                f"'{storage.redact(url)}' is damaged: '{name}' is {value!r}, expected "
+                f"{kind.__name__}; put it back, or remove its folder and run again"
+            )
+    return {name: record[name] for name in fields}
+
+
+def read_key(folder: str) -> dict[str, Any] | None:
+    """The run key that a folder holds; None where it holds no run.
+
+    Raises
+    ------
+    StorageError, RunError : as `read_record`.
+    """
+    url = storage.join(folder, _RUN_FILE)
+    return dict(read_record(url, {"key": dict})["key"]) if storage.exists(url) else None
+
+
+def read_shard(
+    url: str, *, bands: Sequence[str], size_px: int, pixel_scale_arcsec: float | None = None
+) -> Shard:
+    """Read a shard's footer and check that its cutouts are of these bands, size and scale.
+
+    The pixel scale is compared where both are known: a shard's own may not be.
 
     Raises
     ------
     StorageError : it cannot be read, or is not a whole Parquet file.
-    ContractError : it is no cutout shard, or one of other bands, order, size or version.
+    ContractError : it is no cutout shard, or one of other bands, order, size, scale or version.
     """
     found = shards.describe(url)
+    scale = found["pixel_scale_arcsec"]
     for name, got, want in (
         ("bands", found["bands"], list(bands)),
         ("size_px", found["size_px"], size_px),
+        ("pixel_scale_arcsec", scale, scale if pixel_scale_arcsec is None else pixel_scale_arcsec),
     ):
-        if got != want:
+        if got != want and got is not None:
             raise ContractError(
                 f"shard '{storage.redact(url)}': {name} is {got}, expected {want}; score with a "
                 "bundle that was trained on it, or ingest with the bundle's survey settings"
@@ -131,9 +192,8 @@ def open_run(folder: str, key: Mapping[str, Any], *, config: Config, verb: str) 
     ------
     RunError : the folder holds another run; the message lists what differs.
     """
-    url = storage.join(folder, _RUN_FILE)
-    if storage.exists(url):
-        standing = storage.read_json(url)["key"]
+    standing = read_key(folder)
+    if standing is not None:
         differing = [
             f"{name}: {_short(standing.get(name))} there, {_short(key.get(name))} now"
             for name in sorted({*standing, *key})
@@ -146,7 +206,7 @@ def open_run(folder: str, key: Mapping[str, Any], *, config: Config, verb: str) 
             )
     else:
         about = {"verb": verb, "key": dict(key), "config": config.dump(), **provenance()}
-        storage.write_json(url, about)
+        storage.write_json(storage.join(folder, _RUN_FILE), about)
     return digest(dict(key))
 
 
@@ -157,6 +217,14 @@ def _short(value: Any) -> str:
 def write_rejects(url: str, rows: Iterable[Mapping[str, Any]]) -> int:
     """Write a rejects table (nothing where there are none); returns how many."""
     table = pa.Table.from_pylist(list(rows), schema=schema.REJECTS)
-    if table.num_rows:
+    # An attempt that was cut short may have left some that no longer hold.
+    if table.num_rows or storage.exists(url):
         storage.write_table(url, table)
     return int(table.num_rows)
+
+
+def count_rejects(folder: str) -> Counter[str]:
+    """Rejects of each output of a run, by the output's name."""
+    entries = storage.list_files(storage.join(folder, "rejects"), suffix=".parquet")
+    counts = {e: storage.read_table(e.url, columns=[]).num_rows for e in entries}
+    return Counter({storage.name_of(e.url): n for e, n in counts.items()})

@@ -1,10 +1,10 @@
 """A Ray head of our own on this machine, started and stopped, and jobs submitted to it."""
 
 import contextlib
-import json
 import logging
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -47,7 +47,7 @@ class LocalCluster:
         ------
         RunError : the job failed or was stopped.
         """
-        command = " ".join(["python", "-m", module, *(json.dumps(a) for a in arguments)])
+        command = shlex.join(["python", "-m", module, *arguments])
         # RAY_ADDRESS is set by Ray inside the job: the driver joins this cluster.
         variables = {COMMIT_ENV: git_state(), "PYTHONUNBUFFERED": "1", "RAY_AUTH_MODE": "disabled"}
         environment = {
@@ -80,7 +80,9 @@ class LocalCluster:
         while True:
             status = self._client.get_job_status(job)
             log = self._client.get_job_logs(job)
-            fresh, shown = log[shown:], len(log)
+            # Whole lines: the rest of one that is being written comes with the next look.
+            end = len(log) if status.is_terminal() else log.rfind("\n") + 1
+            fresh, shown = log[shown:end], max(shown, end)
             for line in fresh.splitlines():
                 if not _CHATTER.search(line):
                     print(f"  {line}", flush=True)

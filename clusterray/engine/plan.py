@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 from clusterray import storage
 from clusterray.engine.ledger import RowGroup, Shard, read_shard
@@ -12,13 +13,15 @@ from clusterray.errors import InputError
 __all__ = ["Pools", "StageCosts", "list_shards", "missing_row_groups", "plan_pools"]
 
 
-def list_shards(url: str, *, bands: Sequence[str], size_px: int) -> list[Shard]:
-    """Every shard under a folder, sorted by URL, with its footer read and checked.
+def list_shards(
+    url: str, *, bands: Sequence[str], size_px: int, pixel_scale_arcsec: float | None = None
+) -> list[Shard]:
+    """Every shard in a folder, sorted by URL, with its footer read and checked.
 
     Raises
     ------
-    InputError : there are none, or two have one name.
-    StorageError, ContractError : one is unreadable, foreign, or of other bands or size.
+    InputError : there are none.
+    StorageError, ContractError : one is unreadable, foreign, or of other bands, size or scale.
     """
     entries = storage.list_files(url, suffix=".parquet", recursive=False)
     if not entries:
@@ -26,18 +29,9 @@ def list_shards(url: str, *, bands: Sequence[str], size_px: int) -> list[Shard]:
             f"no shards (*.parquet) under '{storage.redact(url)}'; run 'clusterray ingest' first, "
             "or set paths.shards"
         )
+    read = partial(read_shard, bands=bands, size_px=size_px, pixel_scale_arcsec=pixel_scale_arcsec)
     with ThreadPoolExecutor(16) as pool:
-        shards = list(pool.map(lambda e: read_shard(e.url, bands=bands, size_px=size_px), entries))
-    names = [s.name for s in shards]
-    repeated = (
-        sorted({n for n in names if names.count(n) > 1}) if len({*names}) < len(names) else []
-    )
-    if repeated:
-        raise InputError(
-            f"shard name '{repeated[0]}' stands twice under '{storage.redact(url)}'; "
-            "outputs are named after shards: rename one"
-        )
-    return shards
+        return list(pool.map(read, (entry.url for entry in entries)))
 
 
 def missing_row_groups(shards: Sequence[Shard], outputs_url: str) -> tuple[list[RowGroup], int]:
@@ -108,5 +102,6 @@ def plan_pools(
         vit=size["vit"],
         finish=size["finish"],
         num_cpus=cpu_share(cpus, holders),
-        gpus_per_vit=int(1e4 * gpus / size["vit"]) / 1e4 if on_gpu else 0.0,
+        # Ray takes parts of one GPU or whole ones, and an actor works on one.
+        gpus_per_vit=min(1.0, int(1e4 * gpus / size["vit"]) / 1e4) if on_gpu else 0.0,
     )

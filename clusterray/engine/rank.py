@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from clusterray import schema, storage
 from clusterray.config import Config
-from clusterray.engine.ledger import Receipt
+from clusterray.engine.ledger import Receipt, read_key
 from clusterray.engine.telemetry import RunSummary
 from clusterray.ensemble import bundle as bundles
 from clusterray.errors import InputError, RunError
@@ -30,13 +30,14 @@ def rank(config: Config) -> RunSummary:
 
     Raises
     ------
-    InputError : nothing was scored.
+    InputError : a shard is not scored to its end, or `paths.truth` names no file.
     RunError : the scores were made with another bundle.
     """
     start = time.monotonic()
     bundle = bundles.load(config.paths.bundle)
     key = _run_key(config, bundle)
-    receipts = Receipt.read_all(config.paths.scores)
+    truth = _truth(config)
+    receipts, notes = _current(Receipt.read_all(config.paths.scores), config)
     scores = _read_scores(receipts, config, bundle.models)
     logits = _logits(scores, bundle.models)
     p, low, high = bundle.posterior.interval(
@@ -54,7 +55,7 @@ def rank(config: Config) -> RunSummary:
     }
     storage.write_json(storage.join(folder, "run.json"), about)
     ranking.write(folder, table)
-    _write_report(table, about, config, bundle)
+    _write_report(table, about, config, bundle, truth)
     summary = RunSummary(
         verb="rank",
         unit="shards",
@@ -67,24 +68,58 @@ def rank(config: Config) -> RunSummary:
             "ranking": storage.join(folder, "ranking.parquet"),
             "report": storage.join(folder, "report.html"),
         },
+        notes=notes,
     )
     summary.write(storage.join(folder, "summary.json"))
     return summary
 
 
 def _run_key(config: Config, bundle: bundles.Bundle) -> dict[str, Any]:
-    url = storage.join(config.paths.scores, "run.json")
-    if not storage.exists(url):
+    key = read_key(config.paths.scores)
+    if key is None:
         raise InputError(
             f"'{storage.redact(config.paths.scores)}' holds no scores; run 'clusterray score' first"
         )
-    key: dict[str, Any] = storage.read_json(url)["key"]
-    if key["bundle"] != bundle.digest:
+    if key.get("bundle") != bundle.digest:
         raise RunError(
-            f"the scores were made with bundle {key['bundle'][:12]}, paths.bundle is "
+            f"the scores were made with bundle {str(key.get('bundle'))[:12]}, paths.bundle is "
             f"{bundle.digest[:12]}; rank with the bundle that scored, or score again"
         )
     return key
+
+
+def _truth(config: Config) -> pa.Table | None:
+    url = config.paths.truth
+    if not url:
+        return None
+    where = storage.redact(url)
+    if not storage.exists(url):
+        raise InputError(
+            f"paths.truth: there is no '{where}'; leave paths.truth empty where no truth is known"
+        )
+    return schema.check(storage.read_table(url), schema.TRUTH, where=where)
+
+
+def _current(receipts: Sequence[Receipt], config: Config) -> tuple[list[Receipt], tuple[str, ...]]:
+    """Receipts of the shards that stand now, and a note on those of shards that are gone.
+
+    Raises
+    ------
+    InputError : a shard is not scored to its end.
+    """
+    folder = config.paths.shards
+    entries = storage.list_files(folder, suffix=".parquet", recursive=False)
+    there = {(storage.name_of(e.url).removesuffix(".parquet"), e.size) for e in entries}
+    kept = [r for r in receipts if (r.shard, r.size) in there]
+    unscored = sorted(name for name, _ in there - {(r.shard, r.size) for r in kept})
+    if unscored or not kept:
+        raise InputError(
+            f"{len(unscored)} of {len(there)} shards in '{storage.redact(folder)}' are not scored "
+            f"to their end{f', such as {unscored[0]}' if unscored else ''}; "
+            "run 'clusterray score' until it finishes"
+        )
+    gone = len(receipts) - len(kept)
+    return kept, (f"{gone} scored shards are no longer in paths.shards",) if gone else ()
 
 
 def _read_scores(receipts: Sequence[Receipt], config: Config, models: Sequence[str]) -> pa.Table:
@@ -97,11 +132,6 @@ def _read_scores(receipts: Sequence[Receipt], config: Config, models: Sequence[s
             url = storage.join(config.paths.scores, "rows", name)
             table = storage.read_table(url, columns=want.names)
             parts.append(schema.check(table, want, where=storage.redact(url)))
-    if not parts:
-        raise InputError(
-            f"no shard in '{storage.redact(config.paths.scores)}' is scored to its end; "
-            "run 'clusterray score' until it finishes"
-        )
     return pa.concat_tables(parts)
 
 
@@ -110,15 +140,15 @@ def _logits(scores: pa.Table, models: Sequence[str]) -> Any:
 
 
 def _write_report(
-    table: pa.Table, about: dict[str, Any], config: Config, bundle: bundles.Bundle
+    table: pa.Table,
+    about: dict[str, Any],
+    config: Config,
+    bundle: bundles.Bundle,
+    truth: pa.Table | None,
 ) -> None:
     labels = None
     if storage.exists(config.paths.labels):
         labels = catalogue.read_labels(config.paths.labels)
-    truth = None
-    if config.paths.truth:
-        where = storage.redact(config.paths.truth)
-        truth = schema.check(storage.read_table(config.paths.truth), schema.TRUTH, where=where)
     html = report.render(
         table,
         thumbnails=_thumbnails(table.slice(0, config.rank.report_top), config),

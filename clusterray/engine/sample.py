@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from clusterray import schema, storage
 from clusterray.config import Config, FeatureSettings
@@ -93,9 +92,8 @@ def choose(shards: Sequence[Shard], labels: pa.Table, *, config: Config) -> Choi
 
 
 def _ids(shard: Shard) -> list[str]:
-    with storage.open_input(shard.url) as stream:
-        column = pq.ParquetFile(stream).read(columns=["object_id"]).column(0)
-    return [str(v) for v in column.to_pylist()]
+    table = storage.read_table(shard.url, columns=["object_id"])
+    return [str(v) for v in table.column("object_id").to_pylist()]
 
 
 class _Gather:
@@ -111,7 +109,9 @@ class _Gather:
         rows = []
         for unit in work.unit_column(table):
             group = self.groups[unit]
-            data, rejects = read_features(group, settings=self.settings, keep=self.ids)
+            data, rejects = read_features(
+                group, settings=self.settings, stage="train", keep=self.ids
+            )
             write_rejects(storage.join(self.url, "rejects", group.output), rejects)
             storage.write_table(storage.join(self.url, "rows", group.output), data)
             rows.append(data.num_rows)

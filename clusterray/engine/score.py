@@ -2,16 +2,14 @@
 
 import json
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final
-
-import pyarrow.parquet as pq
 
 from clusterray import schema, storage
 from clusterray.config import Config, FeatureSettings
 from clusterray.engine import work
-from clusterray.engine.ledger import Receipt, RowGroup, Shard, open_run
+from clusterray.engine.ledger import Receipt, RowGroup, Shard, count_rejects, open_run
 from clusterray.engine.plan import Pools, StageCosts, list_shards, missing_row_groups, plan_pools
 from clusterray.engine.session import cluster_shape, session
 from clusterray.engine.stages import FinishStage, ReadStage, VitStage
@@ -49,7 +47,12 @@ def score(config: Config) -> RunSummary:
     start = time.monotonic()
     bundle = bundles.load(config.paths.bundle)
     _check_survey(config, bundle)
-    shards = list_shards(config.paths.shards, bands=bundle.bands, size_px=bundle.size_px)
+    shards = list_shards(
+        config.paths.shards,
+        bands=bundle.bands,
+        size_px=bundle.size_px,
+        pixel_scale_arcsec=bundle.pixel_scale_arcsec,
+    )
     folder = config.paths.scores
     outputs = storage.join(folder, "rows")
     with session(config.cluster):
@@ -86,12 +89,18 @@ def score(config: Config) -> RunSummary:
 
 
 def _check_survey(config: Config, bundle: bundles.Bundle) -> None:
-    bands = config.survey.bands
-    if bands is not None and tuple(bands) != bundle.bands:
-        raise ConfigError(
-            f"survey.bands is {list(bands)}, the bundle was trained on {list(bundle.bands)}; "
-            "score with the bundle of this survey"
-        )
+    # A survey's name is not compared: what it stands for may be set value by value.
+    asked = config.survey
+    for name, got, want in (
+        ("bands", asked.bands, bundle.bands),
+        ("size_px", asked.size_px, bundle.size_px),
+        ("pixel_scale_arcsec", asked.pixel_scale_arcsec, bundle.pixel_scale_arcsec),
+    ):
+        if got is not None and got != want:
+            raise ConfigError(
+                f"survey.{name} is {got}, the bundle was trained on {want}; score with the bundle "
+                "of this survey"
+            )
 
 
 def _score_row_groups(
@@ -148,7 +157,7 @@ def _receipts(shards: Sequence[Shard], folder: str) -> list[Receipt]:
     RunError : a row group has no output, or rows do not reconcile.
     """
     standing = {(r.shard, r.footer): r for r in Receipt.read_all(folder)}
-    rejected = _counted_rejects(folder)
+    rejected = count_rejects(folder)
     receipts = []
     for shard in shards:
         receipt = standing.get((shard.name, shard.footer))
@@ -170,13 +179,7 @@ def _receipts(shards: Sequence[Shard], folder: str) -> list[Receipt]:
 
 
 def _rows_of(url: str) -> int:
-    with storage.open_input(url) as stream:
-        return int(pq.read_metadata(stream).num_rows)
-
-
-def _counted_rejects(folder: str) -> defaultdict[str, int]:
-    entries = storage.list_files(storage.join(folder, "rejects"), suffix=".parquet")
-    return defaultdict(int, {storage.name_of(e.url): _rows_of(e.url) for e in entries})
+    return int(storage.read_table(url, columns=[]).num_rows)
 
 
 def _check_rejects(rejected: int, rows: int, config: Config) -> None:

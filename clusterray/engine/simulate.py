@@ -49,11 +49,17 @@ def simulate(config: Config) -> RunSummary:
 
     Raises
     ------
-    ConfigError : `paths.truth` is empty, or lies where training reads.
+    ConfigError : `paths.catalogue` is not ``…/catalogue.fits``, or `paths.truth` is empty or lies
+        where training reads.
     RunError : the folder holds another simulation.
     """
     start = time.monotonic()
-    survey = config.paths.catalogue.rpartition("/")[0]
+    survey, slash, name = config.paths.catalogue.rpartition("/")
+    if not slash or name != "catalogue.fits":
+        raise ConfigError(
+            f"paths.catalogue is '{config.paths.catalogue}'; simulate needs a file named "
+            "catalogue.fits in a folder, such as ROOT/survey/catalogue.fits"
+        )
     if not config.paths.truth or config.paths.truth.startswith(survey + "/"):
         raise ConfigError(
             f"paths.truth is '{config.paths.truth}'; simulate needs a file outside '{survey}', "

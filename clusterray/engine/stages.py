@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from clusterray import schema, storage
 from clusterray.config import FeatureSettings, ScoreSettings
@@ -19,7 +20,7 @@ from clusterray.engine import work
 from clusterray.engine.ledger import RowGroup, write_rejects
 from clusterray.ensemble import bundle as bundles
 from clusterray.errors import InputError
-from clusterray.features import cutout_features
+from clusterray.features import cutout_features, feature_names
 from clusterray.sky import shards
 
 __all__ = ["FinishStage", "ReadStage", "VitStage", "list_matrix", "read_features"]
@@ -29,12 +30,13 @@ Reject = dict[str, Any]
 
 
 def read_features(
-    group: RowGroup, *, settings: FeatureSettings, keep: Sequence[str] | None = None
+    group: RowGroup, *, settings: FeatureSettings, stage: str, keep: Sequence[str] | None = None
 ) -> tuple[pa.Table, list[Reject]]:
     """Read a row group and compute its features; a row that cannot be used becomes a reject.
 
     Parameters
     ----------
+    stage : what rejects name as theirs.
     keep : object ids to keep; None keeps all.
 
     Returns
@@ -44,7 +46,8 @@ def read_features(
     """
     table = shards.read_row_group(group.shard.url, group.index, raw=True)
     if keep is not None:
-        table = table.filter(pa.compute.is_in(table.column("object_id"), pa.array(keep)))
+        wanted = pc.is_in(table.column("object_id"), pa.array(keep, pa.string()))
+        table = _filtered(table, wanted)
     batch = shards.batch(table)
     reasons = _unusable(batch)
     usable = np.array([r is None for r in reasons], bool)
@@ -52,14 +55,20 @@ def read_features(
     for row, reason in failed.items():
         usable[row], reasons[row] = False, reason
     rejects = [
-        {"object_id": i, "stage": "score", "reason": r, "retryable": False}
+        {"object_id": i, "stage": stage, "reason": r, "retryable": False}
         for i, r in zip(batch.object_id, reasons, strict=True)
         if r is not None
     ]
     if rejects:
-        table = table.filter(pa.array(usable))
+        table = _filtered(table, pa.array(usable))
     column = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
     return table.append_column("features", column), rejects
+
+
+def _filtered(table: pa.Table, mask: pa.Array) -> pa.Table:
+    kept = table.filter(mask)
+    # A table of no rows has no chunks either, and its readers want one.
+    return kept if kept.num_rows else kept.schema.empty_table()
 
 
 def _unusable(batch: shards.CutoutBatch) -> list[str | None]:
@@ -87,11 +96,19 @@ def _features(
             settings=settings,
         ).values
 
+    failed: dict[int, str] = {}
     try:
-        return compute(rows), {}
+        values = compute(rows)
     except InputError:
         # One bad row costs one row: find it.
-        return _one_by_one(compute, rows)
+        values, failed = _one_by_one(compute, rows)
+    # LightGBM refuses the whole batch of a row such as this.
+    infinite = np.isinf(values).any(axis=1)
+    names = feature_names(batch.bands, settings)
+    computed = [row for row in rows.tolist() if row not in failed]
+    for k in np.flatnonzero(infinite):
+        failed[computed[k]] = f"feature '{names[np.isinf(values[k]).argmax()]}' is infinite"
+    return values[~infinite], failed
 
 
 def _one_by_one(
@@ -121,7 +138,7 @@ class ReadStage:
         rows = []
         for unit in work.unit_column(table):
             start = time.monotonic()
-            data, rejects = read_features(self.groups[unit], settings=self.settings)
+            data, rejects = read_features(self.groups[unit], settings=self.settings, stage="score")
             if not self.keep_pixels:
                 data = data.drop_columns(["image"])
             rows.append(_row(unit, data, rejects, {"read": time.monotonic() - start}))
@@ -191,8 +208,9 @@ class FinishStage:
         for row in _unpack(table):
             start = time.monotonic()
             group = self.groups[row["unit"]]
-            scored = self._scores(row["data"], shard=group.shard.name)
-            rejects = row["rejects"]
+            data, logits, failed = self._finite(row["data"])
+            scored = self._scores(data, logits, shard=group.shard.name)
+            rejects = [*row["rejects"], *failed]
             write_rejects(storage.join(self.folder, "rejects", group.output), rejects)
             # Last, for it is what resuming looks for.
             storage.write_table(storage.join(self.folder, "rows", group.output), scored)
@@ -207,22 +225,41 @@ class FinishStage:
             )
         return pa.Table.from_pylist(answers)
 
-    def _scores(self, data: pa.Table, *, shard: str) -> pa.Table:
+    def _finite(self, data: pa.Table) -> tuple[pa.Table, np.ndarray, list[Reject]]:
+        """Rows that every model could score, their logits (n, models), and the others' rejects."""
         models = self.bundle.models
-        ids = data.column("object_id").to_pylist()
-        logits = np.empty((len(ids), len(models)), np.float32)
+        logits = np.empty((data.num_rows, len(models)), np.float32)
         for k, model in enumerate(models):
             if model == "vit":
                 logits[:, k] = data.column("logit_vit").to_numpy()
-            elif self.lightgbm is not None:
+            elif self.lightgbm is not None and data.num_rows:
                 logits[:, k] = self.lightgbm.decision_function(
                     list_matrix(data, "features"), self.bundle.feature_names
                 )
-        stack = np.asarray(self.stacker.decision_function(logits), np.float64)
-        fold = self.bundle.fold_of(ids)
+        finite = np.isfinite(logits).all(axis=1)
+        if finite.all():
+            return data, logits, []
+        ids = data.column("object_id").to_pylist()
+        rejects = []
+        for row in np.flatnonzero(~finite):
+            said = ", ".join(f"{m} {v}" for m, v in zip(models, logits[row], strict=True))
+            reason = f"a model's logit is not finite: {said}"
+            rejects.append(
+                {"object_id": ids[row], "stage": "score", "reason": reason, "retryable": False}
+            )
+        return _filtered(data, pa.array(finite)), logits[finite], rejects
+
+    def _scores(self, data: pa.Table, logits: np.ndarray, *, shard: str) -> pa.Table:
+        models = self.bundle.models
+        ids = data.column("object_id").to_pylist()
+        stack = np.empty(0)
+        if ids:
+            stack = np.asarray(self.stacker.decision_function(logits), np.float64)
+        place = {name: data.column(name).to_numpy() for name in ("ra_deg", "dec_deg")}
+        fold = self.bundle.fold_of(ids, **place)
         # Fold −1 was seen by the calibrator alone: the models' own logits are honest there.
         trained = np.flatnonzero(fold.fill_null(-1).to_numpy(zero_copy_only=False) >= 0)
-        rows = self.bundle.training_rows(ids)[trained]
+        rows = self.bundle.training_rows(ids, **place)[trained]
         logits[trained], stack[trained] = self.oof_logits[rows], self.oof_stack[rows]
         columns: dict[str, Any] = {name: data.column(name) for name in _CARRIED}
         columns["shard"] = pa.array([shard] * len(ids), pa.string())
@@ -242,7 +279,7 @@ class FinishStage:
         return schema.check(pa.table(columns).cast(want), want, where=f"scores of {shard}")
 
     def _anomaly(self, data: pa.Table) -> pa.Array:
-        if self.anomaly is None:
+        if self.anomaly is None or not data.num_rows:
             return pa.nulls(data.num_rows, pa.float32())
         return pa.array(self.anomaly.score(list_matrix(data, "embedding")), pa.float32())
 
@@ -295,12 +332,17 @@ def _unpack(table: pa.Table) -> list[dict[str, Any]]:
         rows.append(
             _row(
                 table.column("unit")[i].as_py(),
-                pa.ipc.open_stream(payload).read_all(),
+                _opened(payload),
                 json.loads(table.column("rejects")[i].as_py()),
                 json.loads(table.column("seconds")[i].as_py()),
             )
         )
     return rows
+
+
+def _opened(payload: pa.Buffer) -> pa.Table:
+    table = pa.ipc.open_stream(payload).read_all()
+    return table if table.num_rows else table.schema.empty_table()
 
 
 def list_matrix(data: pa.Table, name: str) -> np.ndarray:

@@ -24,6 +24,7 @@ from clusterray.engine.telemetry import Progress, RunSummary
 from clusterray.engine.work import cpu_share, unwrap
 from clusterray.ensemble import bundle as bundles
 from clusterray.ensemble import calibration, folds, stacking
+from clusterray.errors import ConfigError
 from clusterray.features import feature_names
 from clusterray.provenance import data_fingerprint, digest, seed_for
 from clusterray.pu.lightgbm_pu import PULightGBM
@@ -40,19 +41,32 @@ def train(config: Config) -> RunSummary:
 
     Raises
     ------
+    ConfigError : no model to train, or one twice.
     InputError : no shards, no known lens with a cutout, too few lenses to fold, labels that
         contradict the prior.
     RunError : `paths.training` holds another training run, or a loss that is not finite.
     """
     start = time.monotonic()
     survey = resolve(config.survey)
-    shards = list_shards(config.paths.shards, bands=survey.band_names, size_px=survey.size_px)
+    models = config.train.models
+    if not models or len(set(models)) < len(models):
+        raise ConfigError(
+            f"train.models is {list(models)}, expected 'lightgbm', 'vit' or both, each once"
+        )
+    shards = list_shards(
+        config.paths.shards,
+        bands=survey.band_names,
+        size_px=survey.size_px,
+        pixel_scale_arcsec=survey.pixel_scale_arcsec,
+    )
     labels = catalogue.read_labels(config.paths.labels)
     key = {
         "seed": config.seed,
         "features": config.features.model_dump(mode="json"),
         "vision": config.vision.model_dump(mode="json"),
         "train": config.train.model_dump(mode="json"),
+        # The network scores the rows it did not see as it will score the survey.
+        "score": config.score.model_dump(mode="json", include={"micro_batch", "dtype"}),
         "shards": data_fingerprint(shard.footer for shard in shards),
         "labels": digest(labels.to_pylist()),
     }
@@ -259,6 +273,8 @@ class Training:
     def _oof_table(self, logits: np.ndarray, stack: np.ndarray) -> pa.Table:
         columns: dict[str, Any] = {
             "object_id": pa.array(self.sample.object_id, pa.string()),
+            "ra_deg": pa.array(self.sample.ra_deg, pa.float64()),
+            "dec_deg": pa.array(self.sample.dec_deg, pa.float64()),
             "fold": pa.array(self.folds.fold, pa.int8()),
         }
         for k, model in enumerate(self.config.train.models):

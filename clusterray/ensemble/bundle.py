@@ -6,7 +6,7 @@ run keys are made of. Nothing in a bundle is pickled.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import ArrayLike
+from scipy.spatial import cKDTree
 
 from clusterray import storage
 from clusterray.ensemble.manifest import (
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
     from clusterray.vision.vit import LensViT
 
 __all__ = ["Bundle", "load", "save"]
+
+_SAME_ARCSEC = 2.0
 
 
 @dataclass(frozen=True)
@@ -173,15 +177,41 @@ class Bundle:
 
         return PosteriorEnsemble.from_json(self.posterior_state)
 
-    def training_rows(self, object_ids: Iterable[str]) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Row of each object in `oof`; −1 where training never saw it."""
-        ids = pa.array(list(object_ids), pa.string())
-        rows = pc.index_in(ids, value_set=self.oof.column("object_id").combine_chunks())
-        return rows.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)  # type: ignore[no-any-return]
+    def training_rows(
+        self, object_id: Sequence[str], *, ra_deg: ArrayLike, dec_deg: ArrayLike
+    ) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Row of each object in `oof`; −1 where training never saw it.
 
-    def fold_of(self, object_ids: Iterable[str]) -> pa.Int8Array:
+        An id alone is not an identity, for every catalogue counts from 1. An object is a training
+        row if it has its id and lies in its cutout (centres get revised), or lies within 2″ of it
+        whatever it is called.
+
+        Parameters
+        ----------
+        object_id, ra_deg, dec_deg : (n,) ids and ICRS positions.
+        """
+        ids = pa.array(list(object_id), pa.string())
+        if not (len(ids) and len(self.oof)):
+            return np.full(len(ids), -1, np.int64)
+        places = _unit_vectors(ra_deg, dec_deg)
+        chord, nearest = self._trained.query(places)
+        rows = np.where(chord <= np.radians(_SAME_ARCSEC / 3600), nearest, -1)
+        found = pc.index_in(ids, value_set=self.oof.column("object_id").combine_chunks())
+        named = found.fill_null(-1).to_numpy(zero_copy_only=False)
+        apart = np.linalg.norm(places - self._trained.data[named], axis=1)
+        half_width = np.radians(self.size_px * self.pixel_scale_arcsec / 2 / 3600)
+        rows = np.where((named >= 0) & (apart <= half_width), named, rows)
+        return rows.astype(np.int64)
+
+    @cached_property
+    def _trained(self) -> cKDTree:
+        return cKDTree(_unit_vectors(self.oof.column("ra_deg"), self.oof.column("dec_deg")))
+
+    def fold_of(
+        self, object_id: Sequence[str], *, ra_deg: ArrayLike, dec_deg: ArrayLike
+    ) -> pa.Int8Array:
         """Fold of each object: ≥ 0 trained on, −1 calibrated on, null never seen."""
-        rows = self.training_rows(object_ids)
+        rows = self.training_rows(object_id, ra_deg=ra_deg, dec_deg=dec_deg)
         return self.oof.column("fold").combine_chunks().take(pa.array(rows, mask=rows < 0))
 
     def _file(self, name: str) -> bytes:
@@ -310,6 +340,11 @@ def load(url: str) -> Bundle:
                 f"{found[:12]}…, expected {str(expected)[:12]}…; {TRAIN_AGAIN}"
             )
     return Bundle._checked(where, manifest, files)
+
+
+def _unit_vectors(ra_deg: ArrayLike, dec_deg: ArrayLike) -> np.ndarray[Any, np.dtype[np.float64]]:
+    lon, lat = np.radians(np.asarray(ra_deg)), np.radians(np.asarray(dec_deg))
+    return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=-1)
 
 
 def _json(value: Any) -> bytes:

@@ -69,6 +69,8 @@ def oof_schema(models: Sequence[str]) -> pa.Schema:
     return pa.schema(
         [
             pa.field("object_id", pa.string(), nullable=False),
+            pa.field("ra_deg", pa.float64(), nullable=False),
+            pa.field("dec_deg", pa.float64(), nullable=False),
             pa.field("fold", pa.int8(), nullable=False),
             *(pa.field(f"logit_{m}", pa.float32(), nullable=False) for m in models),
             pa.field("logit_stack", pa.float64(), nullable=False),

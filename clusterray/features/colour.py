@@ -3,12 +3,13 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from clusterray.sky.photometry import NJY_ZERO_POINT
+
 __all__ = ["asinh_colour", "asinh_magnitude", "flux_difference"]
 
 Floats = NDArray[np.float64]
 
 _POGSON = 2.5 / np.log(10.0)
-_ZERO_POINT_NJY = 31.4
 _SOFTENING = 1.042
 """Lupton, Gunn & Szalay 1999, sect. 2: the softening that costs least is √1.0857 = 1.042 σ."""
 
@@ -26,7 +27,7 @@ def asinh_magnitude(flux_njy: Floats, *, sigma_njy: Floats) -> Floats:
     softening = _SOFTENING * sigma_njy
     with np.errstate(divide="ignore", invalid="ignore"):
         luptitude = np.arcsinh(flux_njy / (2 * softening)) + np.log(softening)
-    return np.asarray(_ZERO_POINT_NJY - _POGSON * luptitude)
+    return np.asarray(NJY_ZERO_POINT - _POGSON * luptitude)
 
 
 def asinh_colour(

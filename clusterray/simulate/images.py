@@ -3,6 +3,7 @@
 from typing import Final
 
 import numpy as np
+from astropy.stats import gaussian_sigma_to_fwhm
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -13,7 +14,6 @@ __all__ = ["detected_images", "image_positions"]
 
 Floats = NDArray[np.float64]
 _ISOPHOTE_SIGMA: Final = 1.5
-_FWHM_PER_SIGMA: Final = 2.3548200450309493
 
 
 def image_positions(plane: SourcePlane, x_arcsec: float, y_arcsec: float) -> Floats:
@@ -87,7 +87,7 @@ def detected_images(
         image = np.zeros((1, *plane.beta_arcsec.shape[1:]), dtype=np.float32)
         one = np.array([row])
         paint_lensed(image, plane, galaxies.take(one), flux[one][:, [band]], sub=4)
-        blur = psf_fwhm_arcsec[band] / _FWHM_PER_SIGMA / plane.pixel_arcsec
+        blur = psf_fwhm_arcsec[band] / gaussian_sigma_to_fwhm / plane.pixel_arcsec
         seen = ndimage.gaussian_filter(image[0], blur, mode="constant") / noise_sigma[band]
         segments, n = ndimage.label(seen > _ISOPHOTE_SIGMA)
         labels = np.arange(1, n + 1)

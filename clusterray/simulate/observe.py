@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from astropy.stats import gaussian_sigma_to_fwhm
 from numpy.typing import NDArray
 from scipy.signal import fftconvolve
 
@@ -11,7 +12,6 @@ __all__ = ["Exposure", "expose", "flux_counts", "noise_sigma", "psf_kernel"]
 
 Floats = NDArray[np.float64]
 _MOFFAT_BETA: Final = 3.0
-_FWHM_PER_SIGMA: Final = 2.3548200450309493
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def noise_sigma(
     A matched Gaussian filter has σ_flux = σ_pixel √(4π) s, s the PSF's σ in pixels
     (King 1983, the noise-equivalent area).
     """
-    s_px = psf_fwhm_arcsec / _FWHM_PER_SIGMA / pixel_arcsec
+    s_px = psf_fwhm_arcsec / gaussian_sigma_to_fwhm / pixel_arcsec
     five_sigma = float(flux_counts(depth_mag, zero_point=zero_point))
     return float(five_sigma / 5 / np.sqrt(4 * np.pi * s_px**2))
 
@@ -68,7 +68,7 @@ def psf_kernel(fwhm_arcsec: float, *, sample_arcsec: float, pixel_arcsec: float)
     The width is that left after the variance of the detector pixel is taken out, so that stars
     come out with `fwhm_arcsec`, to about 5 %.
     """
-    pixel_fwhm = _FWHM_PER_SIGMA * pixel_arcsec / np.sqrt(12)
+    pixel_fwhm = gaussian_sigma_to_fwhm * pixel_arcsec / np.sqrt(12)
     fwhm = np.sqrt(max(fwhm_arcsec**2 - pixel_fwhm**2, (0.3 * fwhm_arcsec) ** 2))
     core = fwhm / (2 * np.sqrt(2 ** (1 / _MOFFAT_BETA) - 1))
     half = int(np.ceil(5 * fwhm / sample_arcsec))

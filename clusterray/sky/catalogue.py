@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from datetime import date, datetime
+from datetime import datetime
 from typing import Any, Final
 
 import astropy.units as u
@@ -50,6 +50,13 @@ _UNITS: Final = {
     "sigma_v_km_s": u.km / u.s,
     "l_x_erg_s": u.erg / u.s,
 }
+# What a number above zero can be. Anything else is another quantity (a z magnitude), a placeholder
+# (99) or in another unit (10⁴⁴ erg/s, m/s), and would quietly outrank the proxies that are right.
+_PLAUSIBLE: Final = {
+    "z_lens": (0.0, 10.0, "a redshift up to 10"),
+    "sigma_v_km_s": (1.0, 1e4, "1 to 10000 km/s"),
+    "l_x_erg_s": (1e38, 1e48, "1e+38 to 1e+48 erg/s"),
+}
 _PROXIES: Final = ("z_lens", "richness", "sigma_v_km_s", "l_x_erg_s", "ebv")
 _SKIP: Final = 'ingest.catalogue_columns.{} = ""'
 
@@ -76,7 +83,7 @@ def read(url: str, *, survey_name: str, aliases: Mapping[str, str] | None = None
     ------
     ConfigError : an alias for a column that is not ours.
     InputError : unreadable or empty, no position, a position off the sphere, a unit that does not
-        fit, text for a number.
+        fit, text for a number, a redshift, dispersion or luminosity that no cluster has.
     ContractError : an id that stands twice.
     """
     where = storage.redact(url)
@@ -110,8 +117,8 @@ def read_labels(url: str) -> pa.Table:
 
     Raises
     ------
-    InputError : no object_id or s, an s that is not 1, 0 or −1, a date that is not ISO 8601, or
-        two rows that contradict each other.
+    InputError : no object_id or s, an s that is not 1, 0 or −1, a date that is not ISO 8601
+        with hyphens, or two rows that contradict each other.
     """
     where = storage.redact(url)
     table = read_table(url)
@@ -223,6 +230,15 @@ def _proxy(table: Table, name: str | None, ours: str, *, where: str) -> pa.Array
         return pa.nulls(len(table), pa.float64())
     values = _quantity(table, name, ours, where=where)
     known = np.isfinite(values) & ((values >= 0) if ours == "ebv" else (values > 0))
+    low, high, wanted = _PLAUSIBLE.get(ours, (-np.inf, np.inf, ""))
+    bad = np.flatnonzero(known & ~((values >= low) & (values <= high)))
+    if len(bad):
+        raise InputError(
+            f"{where}: column '{name}' is {values[bad[0]]:g} in row {bad[0] + 1} (and {len(bad)} "
+            f"rows are bad in all), expected {wanted}, or 0, negative or empty for 'unknown'; "
+            f"correct the rows or the unit, choose another column with "
+            f"ingest.catalogue_columns.{ours}, or leave the column out with {_SKIP.format(ours)}"
+        )
     return pa.array(values, pa.float64(), mask=~known)
 
 
@@ -285,8 +301,13 @@ def _require_agreement(object_id: list[str], s: npt.NDArray[np.float64], *, wher
 def _require_dates(dates: list[str], *, where: str) -> None:
     for row, text in enumerate(dates):
         try:
-            _ = datetime.fromisoformat(text) if text else date.min
+            _ = datetime.fromisoformat(text) if text else None
+            # Dates are sorted as text, so other forms of ISO 8601 (20260401, weeks) will not do.
+            sorts = not text or re.match(r"\d{4}-\d\d-\d\d", text) is not None
         except ValueError:
+            sorts = False
+        if not sorts:
             raise InputError(
-                f"{where}: date '{text}' in row {row + 1} is not ISO 8601, such as 2026-04-01"
-            ) from None
+                f"{where}: date '{text}' in row {row + 1} is not a date such as 2026-04-01 "
+                "(ISO 8601, with its hyphens)"
+            )

@@ -4,7 +4,7 @@ The inverse, with the files themselves, is in `clusterray.sky.shards`, where use
 """
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,11 +13,9 @@ import pyarrow as pa
 from clusterray import schema
 from clusterray.errors import InputError, did_you_mean
 from clusterray.sky.byte_planes import encode, to_planes
+from clusterray.sky.photometry import NJY_ZERO_POINT
 
-__all__ = ["ZERO_POINT_NJY", "to_table"]
-
-ZERO_POINT_NJY: Final = 31.4
-"""AB magnitude of 1 nJy."""
+__all__ = ["to_table"]
 
 _COMPUTED = ("step", "clipped_fraction", "image")
 _ARGUMENTS = ("object_id", "ra_deg", "dec_deg", "noise_sigma")
@@ -76,7 +74,7 @@ def to_table(
             raise InputError(f"shards have no column '{name}' to give: {hint}")
     counts, step, clipped = encode(images, noise_sigma, steps_per_sigma=steps_per_sigma)
     given = {
-        "zero_point": ZERO_POINT_NJY,
+        "zero_point": NJY_ZERO_POINT,
         "coverage": np.mean(counts != schema.BLANK, axis=(2, 3)),
         **{name: values for name, values in columns.items() if values is not None},
         "object_id": _ids(object_id),
@@ -142,6 +140,9 @@ def _within(values: npt.ArrayLike, name: str, low: float, high: float) -> npt.ND
 
 def _column(field: pa.Field, values: Any, n_objects: int) -> pa.Array:
     name, kind = field.name, field.type
+    if values is None and pa.types.is_fixed_size_list(kind):
+        # A list of unknowns, not an unknown list: pyarrow 25 cannot read those back from Parquet.
+        values = np.nan
     if values is None:
         return pa.nulls(n_objects, kind)
     if name == "image":

@@ -17,14 +17,13 @@ import numpy.typing as npt
 from astropy import units as u
 from astropy.io import fits
 from astropy.table import Table, vstack
-from astropy.wcs import WCS
 from astropy_healpix import HEALPix
 
 from clusterray import storage
 from clusterray.errors import InputError, did_you_mean
-from clusterray.sky import shards
+from clusterray.sky import astrometry, shards
 
-__all__ = ["Layout", "export", "tan_wcs"]
+__all__ = ["Layout", "export"]
 
 Layout = Literal["fits", "mmu"]
 _LAYOUTS = ("fits", "mmu")
@@ -101,26 +100,6 @@ def export(shard_url: str, out_url: str, *, layout: Layout = "fits") -> list[str
     return written
 
 
-def tan_wcs(*, ra_deg: float, dec_deg: float, size_px: int, pixel_scale_arcsec: float) -> WCS:
-    """Place a cutout on the sky: TAN, north up, east left, the position at the array's centre.
-
-    Parameters
-    ----------
-    ra_deg, dec_deg : position of the cutout's centre, ICRS.
-    size_px : width and height; the centre is FITS pixel (size_px + 1) / 2, between the middle
-        pixels where the size is even.
-    pixel_scale_arcsec : arcseconds per pixel.
-    """
-    wcs = WCS(naxis=2)
-    wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
-    wcs.wcs.crval = [ra_deg, dec_deg]
-    wcs.wcs.crpix = [(size_px + 1) / 2] * 2
-    wcs.wcs.cdelt = [-pixel_scale_arcsec / 3600, pixel_scale_arcsec / 3600]
-    wcs.wcs.cunit = ["deg", "deg"]
-    wcs.wcs.radesys = "ICRS"
-    return wcs
-
-
 def _file_name(object_id: str) -> str:
     name = quote(object_id, safe="+-_ ()=,@~")
     return ("%2E" + name[1:] if name.startswith(".") else name) + ".fits"
@@ -148,11 +127,11 @@ def _hdus(batch: shards.CutoutBatch, i: int) -> fits.HDUList:
         _card(primary.header, keyword, batch.columns[name][i], comment)
     primary.header["BANDS"] = (" ".join(batch.bands), "one image extension each")
     assert batch.pixel_scale_arcsec is not None
-    wcs = tan_wcs(
-        ra_deg=ra_deg,
-        dec_deg=dec_deg,
-        size_px=batch.cutouts_nchw.shape[-1],
+    wcs = astrometry.cutout_wcs(
+        ra_deg,
+        dec_deg,
         pixel_scale_arcsec=batch.pixel_scale_arcsec,
+        size_px=batch.cutouts_nchw.shape[-1],
     ).to_header()
     hdus = fits.HDUList([primary])
     for k, band in enumerate(batch.bands):

@@ -15,6 +15,8 @@ _SMOOTH_PX: Final = 5
 _DETECT: Final = 3.0
 _MIN_PIXELS: Final = 100
 _MIN_BLANK: Final = 0.05
+# Scatter below this share of the values is that of float32 arithmetic.
+_ROUNDING: Final = 1e-6
 
 
 def blank_sky(image: npt.NDArray[np.float32]) -> tuple[float, float]:
@@ -40,7 +42,8 @@ def blank_sky(image: npt.NDArray[np.float32]) -> tuple[float, float]:
         return float("nan"), float("nan")
     values = image[blank]
     sky, spread = _centre(values)
-    if spread <= 1e-6 * float(np.abs(values).max()):
+    # The median, not the largest value: one hot pixel must not make a good image look constant.
+    if spread <= _ROUNDING * float(np.median(np.abs(values))):
         return 0.0, float("nan")
     blank &= ~_sources(np.where(blank, image - sky, 0.0), blank)
     if np.count_nonzero(blank) < max(_MIN_PIXELS, _MIN_BLANK * image.size):

@@ -14,6 +14,8 @@ ZERO_POINT_KEYS: Final = (
     "MAGZERO", "MAGZPT", "PHOT_ZP", "PHOTZP", "ABMAGZP", "MAGZP", "MZP_AB", "ZP",
 )  # fmt: skip
 _MAGGY_NJY: Final = 3631e9
+# Any instrument's lies inside; 0, −99 and 99 are placeholders.
+_ZERO_POINTS: Final = (5.0, 50.0)
 
 
 def to_njy(
@@ -39,7 +41,7 @@ def to_njy(
 
     Raises
     ------
-    InputError : counts without a zero point.
+    InputError : counts without a zero point, or with one that no instrument has.
     """
     factor = _flux_factor(unit, pixel_area_arcsec2)
     if factor is not None:
@@ -50,6 +52,13 @@ def to_njy(
             f"{where}: pixels are in '{unit or 'unknown units'}', and the header has no zero "
             f"point ({', '.join(ZERO_POINT_KEYS)}); set survey.zero_point.{band} to the AB "
             "magnitude of one count"
+        )
+    low, high = _ZERO_POINTS
+    if not low <= value <= high:
+        raise InputError(
+            f"{where}: the zero point of band {band} is {value:g}, expected {low:g} to {high:g} "
+            "AB mag; correct the header (a placeholder such as 0 or -99 must go for "
+            f"survey.zero_point.{band} to be used)"
         )
     return float(10 ** ((NJY_ZERO_POINT - value) / 2.5))
 

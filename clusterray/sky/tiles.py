@@ -294,6 +294,7 @@ def _plane(
         to_njy=to_njy,
         rms_hdu=rms_hdu,
         corners_deg=astrometry.corners(wcs, shape),
-        psf_fwhm_arcsec=fwhm if fwhm is not None else preset.psf_fwhm_arcsec,
-        depth_mag=depth if depth is not None else preset.depth_mag,
+        # Zero and less stand for "not measured".
+        psf_fwhm_arcsec=fwhm if fwhm is not None and fwhm > 0 else preset.psf_fwhm_arcsec,
+        depth_mag=depth if depth is not None and depth > 0 else preset.depth_mag,
     )

@@ -13,7 +13,8 @@ def test_jobs_run_on_a_cluster_of_their_own_and_failure_is_told(tmp_path, capfd)
         "sys.exit(4 if 'fail' in sys.argv else 0)\n"
     )
     with local_cluster(num_cpus=1) as cluster:
-        cluster.submit("steps.hello", ["--set", "a.b='c d'"], working_dir=str(tmp_path))
-        assert "cpus 1.0 ['--set', \"a.b='c d'\"]" in capfd.readouterr().out
+        said = ["--set", "a.b='c $HOME'", "a.c=`é`"]
+        cluster.submit("steps.hello", said, working_dir=str(tmp_path))
+        assert f"cpus 1.0 {said}" in capfd.readouterr().out
         with pytest.raises(RunError, match=r"job 'steps.hello' ended as FAILED"):
             cluster.submit("steps.hello", ["fail"], working_dir=str(tmp_path))

@@ -16,6 +16,8 @@ def test_pools_never_hold_all_cpus_and_every_stage_has_an_actor(cpus, gpus, work
     assert on_cpu * pools.num_cpus <= 7 / 8 * cpus + 1e-9
     assert min(pools.read, pools.vit, pools.finish) >= 1
     assert pools.vit * pools.gpus_per_vit <= gpus
+    # Ray refuses parts of more than one GPU.
+    assert pools.gpus_per_vit <= 1
     assert 0 < pools.num_cpus <= 1
 
 

@@ -77,4 +77,6 @@ def test_cfhtls_goes_the_whole_way(tiny, tiles, tmp_path):
     ranking = pq.read_table(f"{settings.paths.ranking}/ranking.parquet")
     assert ranking.num_rows == n_kept
     assert "40" in ranking["object_id"].to_pylist()
+    # The bundle was trained on other objects that are called 1, 2, 3 … as well.
+    assert ranking["fold"].null_count == n_kept
     assert Path(settings.paths.ranking, "report.html").stat().st_size > 100_000

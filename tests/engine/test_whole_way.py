@@ -9,12 +9,15 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from astropy.table import Table
 
 from clusterray import schema, storage
 from clusterray.config import Config
+from clusterray.engine.features import features
 from clusterray.engine.ingest import ingest
 from clusterray.engine.ledger import Receipt
 from clusterray.engine.rank import rank
@@ -22,8 +25,9 @@ from clusterray.engine.score import score
 from clusterray.engine.simulate import simulate
 from clusterray.engine.train import train
 from clusterray.ensemble import bundle
-from clusterray.errors import InputError, RunError
-from clusterray.sky import shards
+from clusterray.errors import ConfigError, InputError, RunError
+from clusterray.sky import shards, tiles
+from clusterray.sky.surveys import resolve
 from tests.engine.tiny_survey import TINY, tiny_config
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -140,9 +144,9 @@ def test_rewritten_shard_is_scored_again_and_others_are_not(tiny, tmp_path):
     assert pq.read_metadata(f"{again.paths.ranking}/ranking.parquet").num_rows == 72
 
 
-def test_poison_row_costs_one_row(tiny, tmp_path):
-    copied = tmp_path / "shards"
-    shutil.copytree(tiny.paths.shards, copied)
+def poison(settings: Config, copied: Path) -> str:
+    """Copy the shards and make one row of the first unusable; returns its id."""
+    shutil.copytree(settings.paths.shards, copied)
     first = sorted(copied.glob("*.parquet"))[0]
     table = pq.read_table(first)
     sigma = table["noise_sigma"].to_pylist()
@@ -151,7 +155,12 @@ def test_poison_row_costs_one_row(tiny, tmp_path):
     field = table.schema.field(at)
     table = table.set_column(at, field, pa.array(sigma, field.type))
     pq.write_table(table, first, row_group_size=6)
-    poisoned = table["object_id"][4].as_py()
+    return str(table["object_id"][4])
+
+
+def test_poison_row_costs_one_row(tiny, tmp_path):
+    copied = tmp_path / "shards"
+    poisoned = poison(tiny, copied)
     limit = "score.max_reject_fraction=0.02"
     again = rescored(tiny, tmp_path, f"paths.shards='{copied}'", limit)
     assert score(again).rejected == 1
@@ -166,6 +175,22 @@ def test_poison_row_costs_one_row(tiny, tmp_path):
     assert "not finite" in rejects[0]["reason"]
     with pytest.raises(RunError, match="1 of 72 rows were rejected, more than"):
         score(rescored(tiny, tmp_path, f"paths.shards='{copied}'"))
+
+
+def test_features_are_written_once_and_their_rejects_counted_ever_after(tiny, tmp_path):
+    poisoned = poison(tiny, tmp_path / "shards")
+    settings = tiny_config(tmp_path)
+    first, second = features(settings), features(settings)
+    assert (first.done, first.skipped, first.rows, first.rejected) == (12, 0, 71, 1)
+    assert (second.done, second.skipped, second.rows, second.rejected) == (0, 12, 0, 1)
+    want = schema.features(bundle.load(tiny.paths.bundle).feature_names)
+    entries = storage.list_files(f"{settings.paths.features}/rows")
+    tables = [schema.check(storage.read_table(e.url), want, where=e.url) for e in entries]
+    ids = [i for table in tables for i in table["object_id"].to_pylist()]
+    assert sorted([*ids, poisoned], key=int) == [str(i) for i in range(1, 73)]
+    (entry,) = storage.list_files(f"{settings.paths.features}/rejects")
+    rejects = storage.read_table(entry.url).to_pylist()
+    assert [(r["object_id"], r["stage"]) for r in rejects] == [(poisoned, "features")]
 
 
 def test_another_run_key_is_refused_with_the_difference(tiny):
@@ -185,6 +210,110 @@ def test_training_needs_no_truth(tiny, tmp_path):
     train(blind)
     ours, theirs = (bundle.load(c.paths.bundle) for c in (blind, tiny))
     assert ours.digest == theirs.digest
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("size_px", "64", "survey.size_px is 64, the bundle was trained on 128"),
+        ("pixel_scale_arcsec", "0.2", "pixel_scale_arcsec is 0.2, the bundle was trained on 0.5"),
+        ("bands", "['r', 'g', 'i']", r"trained on \('g', 'r', 'i'\)"),
+    ],
+)
+def test_a_survey_the_bundle_was_not_trained_on_is_refused(tiny, tmp_path, key, value, message):
+    with pytest.raises(ConfigError, match=message):
+        score(rescored(tiny, tmp_path, f"survey.{key}={value}"))
+
+
+@pytest.mark.parametrize("models", [(), ("vit", "vit")])
+def test_a_choice_of_models_that_cannot_be_trained_is_refused(tiny, models):
+    chosen = tiny.train.model_copy(update={"models": models})
+    with pytest.raises(ConfigError, match=r"train\.models is .*each once"):
+        train(tiny.model_copy(update={"train": chosen}))
+
+
+def test_truth_that_is_not_there_is_told_before_anything_is_written(tiny, tmp_path):
+    again = rescored(
+        tiny, tmp_path, f"paths.scores='{tiny.paths.scores}'", "paths.truth='none.parquet'"
+    )
+    with pytest.raises(InputError, match=r"paths\.truth: there is no 'none\.parquet'; leave"):
+        rank(again)
+    assert not Path(again.paths.ranking).exists()
+
+
+def test_ranking_follows_the_shards_that_stand_now(tiny, tmp_path):
+    copied, gone = tmp_path / "shards", tmp_path / "gone.parquet"
+    shutil.copytree(tiny.paths.shards, copied)
+    again = rescored(
+        tiny, tmp_path, f"paths.shards='{copied}'", f"paths.scores='{tiny.paths.scores}'"
+    )
+    first = sorted(copied.glob("*.parquet"))[0]
+    first.rename(gone)
+    assert rank(again).notes == ("1 scored shards are no longer in paths.shards",)
+    left = 72 - pq.read_metadata(gone).num_rows
+    assert pq.read_metadata(f"{again.paths.ranking}/ranking.parquet").num_rows == left
+    gone.rename(copied / "new.parquet")
+    with pytest.raises(InputError, match=r"1 of 3 shards .* not scored .* such as new; run 'cl"):
+        rank(again)
+
+
+def ingested(tiny: Config, root: Path) -> Config:
+    """A copy of the survey's shards, as ingest left them."""
+    shutil.copytree(tiny.paths.shards, root / "shards")
+    survey = Path(tiny.paths.catalogue).parent
+    return tiny_config(
+        root, f"paths.tiles=['{survey}/tiles']", f"paths.catalogue='{tiny.paths.catalogue}'"
+    )
+
+
+@pytest.mark.parametrize("left", ["shard", "rejects"])
+def test_what_a_killed_ingest_of_another_catalogue_left_is_refused(tiny, tmp_path, left):
+    again = ingested(tiny, tmp_path)
+    folder = Path(again.paths.shards) / ("rejects" if left == "rejects" else "")
+    folder.mkdir(exist_ok=True)
+    shutil.copy(sorted(Path(tiny.paths.shards).glob("*.parquet"))[0], folder / "c0-old.parquet")
+    with pytest.raises(RunError, match=r"1 shards made from another catalogue .*such as c0-old"):
+        ingest(again)
+
+
+def test_an_object_beside_its_tile_is_a_reject_and_stays_one(tiny, tmp_path):
+    """Near enough to be planned, not to be cut: a unit of work without a shard."""
+    survey = Path(tiny.paths.catalogue).parent
+    plane = tiles.scan(
+        str(next(survey.glob("tiles/*.fits"))), survey=resolve(tiny.survey), settings=tiny.ingest
+    )[0]
+    (x, y, z), radius = plane.circle()
+    beside = {
+        "ID": ["edge"],
+        "RA": [np.degrees(np.arctan2(y, x)) % 360],
+        "DEC": [np.degrees(np.arcsin(z) + 0.99 * radius)],
+    }
+    Table(beside).write(tmp_path / "catalogue.fits")
+    settings = tiny_config(
+        tmp_path,
+        f"paths.tiles=['{survey}/tiles']",
+        f"paths.catalogue='{tmp_path}/catalogue.fits'",
+        "ingest.max_reject_fraction=1",
+    )
+    for done in (1, 0):
+        summary = ingest(settings)
+        assert (summary.done, summary.rejected) == (done, 1)
+    assert not list(Path(settings.paths.shards).glob("*.parquet"))
+    (entry,) = storage.list_files(f"{settings.paths.shards}/rejects")
+    assert storage.read_table(entry.url)["reason"].to_pylist() == ["outside all tiles"]
+    with pytest.raises(InputError, match="no shards"):
+        features(settings)
+
+
+def test_ingest_makes_again_what_has_no_receipt(tiny, tmp_path):
+    again = ingested(tiny, tmp_path)
+    made = sorted(Path(again.paths.shards).glob("*.parquet"))
+    whole = made[0].read_bytes()
+    Path(again.paths.shards, "receipts", f"{made[0].stem}.json").unlink()
+    made[0].write_bytes(b"half of a shard")
+    summary = ingest(again)
+    assert (summary.done, summary.skipped, summary.rows) == (1, 2, 24)
+    assert made[0].read_bytes() == whole
 
 
 def break_shard(folder: Path, how: str) -> None:

@@ -33,6 +33,8 @@ def oof_table(models=("lightgbm", "vit"), n=20, seed=0):
     rng = np.random.default_rng(seed)
     columns = {
         "object_id": [f"c{i:03d}" for i in rng.permutation(n)],
+        "ra_deg": np.linspace(10.0, 11.0, n),
+        "dec_deg": np.linspace(-1.0, 1.0, n),
         "fold": pa.array(rng.integers(-1, 3, n), pa.int8()),
         **{f"logit_{m}": pa.array(rng.normal(size=n), pa.float32()) for m in models},
         "logit_stack": rng.normal(size=n),
@@ -99,17 +101,34 @@ def test_round_trip(saved):
         read.url = "elsewhere"
 
 
-def test_out_of_fold_rows_are_sorted_and_found_by_id(saved):
-    read, table = bundle.load(saved[0]), oof_table()
-    ids = read.oof.column("object_id").to_pylist()
-    assert ids == sorted(table.column("object_id").to_pylist())
-    fold = dict(zip(*(table.column(c).to_pylist() for c in ("object_id", "fold")), strict=True))
-    asked = ["c007", "new", "c000", "", "c007"]
-    assert read.fold_of(asked).to_pylist() == [fold.get(i) for i in asked]
-    assert read.fold_of(asked).type == pa.int8()
-    rows = read.training_rows(asked)
-    assert [ids[r] if r >= 0 else None for r in rows] == ["c007", None, "c000", None, "c007"]
-    assert read.fold_of([]).to_pylist() == []
+def test_out_of_fold_rows_are_sorted(saved):
+    ids = bundle.load(saved[0]).oof.column("object_id").to_pylist()
+    assert ids == sorted(oof_table().column("object_id").to_pylist())
+
+
+def test_a_training_row_is_known_by_id_and_place_or_by_place_alone(saved):
+    read = bundle.load(saved[0])
+    rows = read.oof.to_pylist()
+    one, other = rows[7], rows[3]
+    # 32 px of 0.5″ are 16″ to the edge of the cutout.
+    cases = [
+        (one["object_id"], one, 0.0, 7),
+        (one["object_id"], one, 15.0, 7),  # the same cluster with a revised centre
+        (one["object_id"], one, 40.0, -1),  # another survey's object of that name
+        (one["object_id"], other, 1.0, 3),  # the place decides where the name is another's
+        ("renamed", one, 1.5, 7),
+        ("new", one, 2.5, -1),
+    ]
+    ids = [c[0] for c in cases]
+    place = {
+        "ra_deg": np.array([c[1]["ra_deg"] for c in cases]),
+        "dec_deg": np.array([c[1]["dec_deg"] + c[2] / 3600 for c in cases]),
+    }
+    assert read.training_rows(ids, **place).tolist() == [c[3] for c in cases]
+    folds = read.fold_of(ids, **place)
+    assert folds.type == pa.int8()
+    assert folds.to_pylist() == [rows[c[3]]["fold"] if c[3] >= 0 else None for c in cases]
+    assert read.fold_of([], ra_deg=[], dec_deg=[]).to_pylist() == []
 
 
 @pytest.mark.parametrize("models", [("lightgbm",), ("vit",)])

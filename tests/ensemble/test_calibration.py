@@ -222,6 +222,25 @@ def test_training_rows_keep_their_cross_fitted_logit(posterior):
     assert np.all(high < posterior.interval(base)[2]) and np.all(low < p)
 
 
+def test_members_that_agree_give_an_interval_of_no_width_for_any_stack_logit(posterior):
+    stacker, calibrator = posterior.stacker, posterior.calibrator
+    alike = PosteriorEnsemble(
+        stacker,
+        calibrator,
+        coef=np.tile(stacker.coef_, (20, 1)),
+        intercept=np.full(20, stacker.intercept_),
+        a=np.full(20, calibrator.a_),
+        b=np.full(20, calibrator.b_),
+        prior=posterior.prior,
+    )
+    base = np.array([[0.0, 1.0], [2.0, 2.0]])
+    given = stacker.decision_function(base) + np.array([1.5, -2.0])
+    assert abs(calibrator.a_ - 1) > 0.01
+    for logit_stack in (None, given):
+        p, low, high = alike.interval(base, logit_stack=logit_stack)
+        np.testing.assert_allclose([low, high], [p, p], rtol=1e-9)
+
+
 def test_a_hundred_thousand_rows_in_little_memory(posterior):
     members = 200
     large = PosteriorEnsemble(

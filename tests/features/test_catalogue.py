@@ -62,6 +62,14 @@ def test_xray_chain_at_its_pivots():
     np.testing.assert_allclose(proxies.dispersion_from_m500(np.array([pivot]), z), 1082.9)
 
 
+def test_xray_chain_follows_its_power_laws():
+    z = np.array([0.2, 0.2])
+    masses = proxies.m500_from_luminosity(np.array([1e44, 1e44 * 2**1.64]), z)
+    assert masses[1] / masses[0] == pytest.approx(2.0)
+    sigma = proxies.dispersion_from_m500(np.array([1e14, 1e15]), z)
+    assert sigma[1] / sigma[0] == pytest.approx(10**0.3361)
+
+
 def test_the_most_direct_proxy_is_taken_and_named():
     values = table(
         {

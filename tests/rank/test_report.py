@@ -213,7 +213,12 @@ def test_short_lists_have_a_report_too(made_scores, ranked, n):
     ranking = ranked(scores)
     ids = scores["object_id"].to_pylist()
     for y in ([0] * n, [1] * n, [-1] * n):
-        Page(page_of(ranking, truth=truth_table(ids, y), labels=label_table([(ids[0], "2026", 1)])))
+        page = Page(
+            page_of(ranking, truth=truth_table(ids, y), labels=label_table([(ids[0], "2026", 1)]))
+        )
+        assert f"{n} clusters ranked" in page.text
+        assert f"Truth is known: {n if y[0] == 1 else 0} of them are lenses" in page.text
+        assert ("Against the truth" in page.text) == (y[0] != -1)
 
 
 def test_marginal_and_unknown_objects_stay_out_of_the_metrics(made_scores, ranked):

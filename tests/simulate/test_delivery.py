@@ -73,6 +73,7 @@ def test_tiles_say_what_a_survey_says(survey):
             assert list(wcs.wcs.ctype) == ["RA---TAN", "DEC--TAN"]
             scale = np.sqrt(np.abs(np.linalg.det(wcs.pixel_scale_matrix))) * 3600
             assert scale == pytest.approx(0.336)
+            assert np.linalg.det(wcs.pixel_scale_matrix) < 0, "north up has east on the left"
             assert blank_noise(image) == pytest.approx(exposure.sigma(0.336), rel=0.1)
 
 

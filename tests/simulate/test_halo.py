@@ -90,8 +90,11 @@ def test_members_bend_like_isothermal_spheres_inside_and_point_masses_outside_th
         r_cut_kpc=np.array([cut_kpc]),
     )
     theta_e = halo.isothermal_radius_arcsec(sigma, halo.distance_ratio(Z_LENS, Z_SOURCE))
-    near = member.deflection(3.0 + 0.7, -1.0)[0]
-    assert near == pytest.approx(theta_e, rel=0.15)
+    # Elíasdóttir et al. 2007, appendix A, with the isothermal sphere's normalisation.
+    core, cut = 0.05, cut_kpc / halo.kpc_per_arcsec(Z_LENS)
+    for r in (0.1, 0.7, 5.0):
+        expected = theta_e / r * (np.hypot(core, r) - core - np.hypot(cut, r) + cut)
+        assert member.deflection(3.0 + r, -1.0)[0] == pytest.approx(expected, rel=1e-3)
     far = member.deflection(np.array([3.0 + 400.0, 3.0 + 800.0]), np.array([-1.0, -1.0]))[0]
     assert far[0] / far[1] == pytest.approx(2.0, rel=0.03)
 

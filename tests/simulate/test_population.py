@@ -8,7 +8,7 @@ from scipy.stats import spearmanr
 
 from clusterray.errors import ConfigError, InputError, RunError
 from clusterray.simulate import halo, negatives, population
-from clusterray.simulate.system import KINDS, Recipe
+from clusterray.simulate.system import KINDS, Recipe, draw_foreground
 
 SEED = 11
 RECIPE = Recipe()
@@ -97,6 +97,16 @@ def test_drawn_values_stay_in_their_ranges():
         assert (lens.members.x_arcsec[0], lens.members.y_arcsec[0]) == (0, 0)
         assert lens.luminosity[0] > 1.5
         assert system.background is None
+
+
+def test_richness_follows_the_mass_observable_relation():
+    def richness(mass, seed):
+        rng = np.random.default_rng(seed)
+        return draw_foreground(mass, recipe=RECIPE, rng=rng).richness
+
+    # Equal seeds have equal scatter.
+    assert richness(6.16e14, 0) / richness(3.08e14, 0) == pytest.approx(2 ** (1 / 1.356))
+    assert np.median([richness(3.08e14, k) for k in range(60)]) == pytest.approx(40, rel=0.1)
 
 
 def test_richness_proxy_follows_the_true_radius():

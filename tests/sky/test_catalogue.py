@@ -114,6 +114,28 @@ def test_masked_and_sentinel_values_are_unknown(tmp_path):
     assert table.column("ebv").to_pylist() == [0.0, None, None, 0.1]
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "match"),
+    [
+        ("z", 17.5, r"column 'z' is 17.5 in row 2 \(and 1 .*expected a redshift up to 10"),
+        ("Z_LAMBDA", 99.0, "column 'Z_LAMBDA' is 99 in row 2"),
+        ("L_X", 2.5, r"column 'L_X' is 2.5 in row 2.*expected 1e\+38 to 1e\+48 erg/s"),
+        ("L_X", 44.3, "column 'L_X' is 44.3"),
+        ("sigma_v", 9e5, "column 'sigma_v' is 900000 in row 2.*expected 1 to 10000 km/s"),
+    ],
+)
+def test_another_quantity_or_unit_is_not_taken_for_ours(tmp_path, name, value, match):
+    """A z magnitude, a placeholder, 10⁴⁴ erg/s without saying so, m/s."""
+    path = tmp_path / "c.csv"
+    columns = {"id": ["A", "B"], "ra": [1.0, 3.0], "dec": [2.0, 2.0], name: [-1.0, value]}
+    Table(columns).write(path, format="ascii.csv")
+    with pytest.raises(InputError, match=match) as caught:
+        catalogue.read(str(path), survey_name="x")
+    way_out = str(caught.value).partition("leave the column out with ")[2]
+    ours = way_out.removeprefix("ingest.catalogue_columns.").partition(" =")[0]
+    assert catalogue.read(str(path), survey_name="x", aliases={ours: ""}).num_rows == 2
+
+
 def test_configured_columns(tmp_path):
     path = tmp_path / "c.csv"
     Table({"id": ["A"], "ra": [1.0], "dec": [2.0], "zz": [0.4], "z": ["?"]}).write(
@@ -291,7 +313,9 @@ def test_labels_defaults(tmp_path):
         ("object_id,s\na,1\nb,\n", "'s' is nan in row 2"),
         ("object_id,s\na,lens\n", "'s' is 'lens' in row 1"),
         ("object_id,s\na,1\na,-1\n", "'a' is labelled 1 and -1"),
-        ("object_id,s,date\na,1,yesterday\n", "'yesterday' in row 1 is not ISO 8601"),
+        ("object_id,s,date\na,1,yesterday\n", "'yesterday' in row 1 is not a date"),
+        ("object_id,s,date\na,1,20261231\n", "'20261231' in row 1 is not a date"),
+        ("object_id,s,date\na,1,2026-W01-1\n", "'2026-W01-1' in row 1 is not a date"),
         ("object_id,s\n", "no rows"),
     ],
 )

@@ -89,6 +89,14 @@ def test_agrees_with_reproject_exact(tmp_path, rotation_deg):
     np.testing.assert_allclose(image, expected * (SCALE / 0.336) ** 2, atol=1e-3 * 5.0)
 
 
+def test_grid_agrees_with_astropy_offsets():
+    grid = astrometry.cutout_wcs(359.9, 70.0, pixel_scale_arcsec=0.336, size_px=224)
+    there = SkyCoord(359.9 * u.deg, 70 * u.deg).spherical_offsets_by(-20 * u.arcsec, 30 * u.arcsec)
+    x, y = grid.world_to_pixel(there)
+    assert (x - 111.5) * 0.336 == pytest.approx(20, abs=1e-3)
+    assert (y - 111.5) * 0.336 == pytest.approx(30, abs=1e-3)
+
+
 def sip_wcs(size):
     wcs = tan_wcs(size)
     wcs.wcs.ctype = ["RA---TAN-SIP", "DEC--TAN-SIP"]
@@ -395,6 +403,21 @@ def test_rms_serves_where_there_is_no_blank_sky(tmp_path):
     by_rms, by_sky = cut([tmp_path / "crowded.fits"], table), cut([blank], table)
     assert np.isnan(by_rms.noise_correlation[0, 0])
     assert by_rms.noise_sigma[0, 0] == pytest.approx(by_sky.noise_sigma[0, 0], rel=0.04)
+
+
+def test_the_mean_of_two_tiles_has_half_their_variance(tmp_path):
+    header = tan_wcs(150).to_header()
+    header["MAGZERO"] = 31.4
+    y, x = np.mgrid[:150, :150]
+    crowd = noise_image(150, sigma=2.0) + 1e4 * ((x % 12 == 0) & (y % 12 == 0))
+    for name in ("a", "b"):
+        hdus = [fits.PrimaryHDU(), fits.ImageHDU(crowd, header, name="g_FLUX"),
+                fits.ImageHDU(np.full((150, 150), 2.0, np.float32), name="g_RMS")]  # fmt: skip
+        fits.HDUList(hdus).writeto(tmp_path / f"{name}.fits")
+    table = objects_at((RA_DEG, DEC_DEG))
+    one, two = (cut([tmp_path / f"{n}.fits" for n in names], table) for names in ("a", "ab"))
+    assert np.isnan(one.noise_correlation[0, 0]) and np.isnan(two.noise_correlation[0, 0])
+    assert two.noise_sigma[0, 0] == pytest.approx(one.noise_sigma[0, 0] / np.sqrt(2), rel=1e-3)
 
 
 def test_bad_rms_pixels_are_not_data(tmp_path):

@@ -14,7 +14,7 @@ from astropy.wcs import WCS
 from clusterray import storage
 from clusterray.errors import ContractError, InputError, StorageError
 from clusterray.sky import shards
-from clusterray.sky.export import export, tan_wcs
+from clusterray.sky.export import export
 
 BANDS = ("g", "r")
 IDS = ["J100000+020000", "a/b c", ".hidden", "σ Oct"]
@@ -164,12 +164,3 @@ def test_bad_input(shard, tmp_path):
     with pytest.raises(InputError, match=r"placeless\.parquet: the shard does not say its pixel"):
         export(str(tmp_path / "placeless.parquet"), str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
-
-
-def test_tan_wcs_agrees_with_astropy_offsets():
-    wcs = tan_wcs(ra_deg=359.9, dec_deg=70.0, size_px=224, pixel_scale_arcsec=0.336)
-    here = SkyCoord(359.9 * u.deg, 70 * u.deg)
-    there = here.spherical_offsets_by(-20 * u.arcsec, 30 * u.arcsec)
-    x, y = wcs.world_to_pixel(there)
-    assert (x - 111.5) * 0.336 == pytest.approx(20, abs=1e-3)
-    assert (y - 111.5) * 0.336 == pytest.approx(30, abs=1e-3)

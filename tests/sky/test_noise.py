@@ -24,6 +24,11 @@ def test_white_noise_is_measured_to_three_percent(n_sources, sky):
     assert correlation == pytest.approx(0.0, abs=0.04)
 
 
+def test_clipping_leaves_no_bias():
+    noise = np.random.default_rng(1).normal(0.0, 2.0, (1024, 1024)).astype(np.float32)
+    assert blank_sky(noise)[0] == pytest.approx(2.0, rel=0.005)
+
+
 def test_correlated_noise_is_measured_per_pixel():
     white = np.random.default_rng(4).normal(size=(256, 256))
     image = ndimage.uniform_filter(white, (1, 2), mode="wrap") * np.sqrt(2)
@@ -49,8 +54,21 @@ def test_scale_and_offset():
     assert same == pytest.approx(correlation, abs=1e-3)
 
 
+@pytest.mark.parametrize("value", [1e9, -1e9, 3e30])
+def test_one_bad_pixel_does_not_make_the_rest_constant(value):
+    image = np.random.default_rng(8).normal(size=(128, 128)).astype(np.float32)
+    image[3, 4] = value
+    sigma, correlation = blank_sky(image)
+    assert sigma == pytest.approx(1.0, rel=0.03)
+    assert correlation == pytest.approx(0.0, abs=0.04)
+
+
 def test_an_image_without_noise_or_data():
     constant = np.full((64, 64), 7.3, np.float32)
+    assert blank_sky(constant)[0] == 0.0
+    rounded = constant + np.random.default_rng(9).normal(0, 1e-6, (64, 64)).astype(np.float32)
+    assert blank_sky(rounded)[0] == 0.0
+    constant[10, 10] = 1e4
     assert blank_sky(constant)[0] == 0.0
     few = np.full((64, 64), np.nan, np.float32)
     few[0, :50] = 1.0

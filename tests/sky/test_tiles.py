@@ -175,6 +175,16 @@ def test_zero_point_of_the_survey_is_the_last_resort(tmp_path):
     assert scan(url, survey=survey, zero_points={"g": 31.4})[0].to_njy == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("value", [-99.0, 0.0])
+def test_a_placeholder_for_seeing_or_depth_is_the_surveys_value(tmp_path, value):
+    url = write_tile(tmp_path / "t.fits", noise_image(20), FILTER="g", SEEING=value, DEPTH=value)
+    assert scan(url)[0].psf_fwhm_arcsec is None
+    preset = surveys.PRESETS["hsc"]
+    (plane,) = scan(url, survey=preset)
+    assert plane.psf_fwhm_arcsec == preset.band("g").psf_fwhm_arcsec
+    assert plane.depth_mag == preset.band("g").depth_mag
+
+
 def bad_wcs(**changes) -> WCS:
     wcs = tan_wcs(20)
     for key, value in changes.items():
@@ -191,6 +201,9 @@ def bad_wcs(**changes) -> WCS:
         (None, {}, r"the band is not known.*ingest\.tile_bands\.\"t\.fits\""),
         (None, {"FILTER": "clear"}, r"filter 'clear' is none of.*ingest\.tile_bands"),
         (None, {"FILTER": "g", "MAGZERO": "n/a"}, "'n/a' of one of MAGZERO.* is not a number"),
+        (None, {"FILTER": "g", "MAGZERO": -99.0}, r"of band g is -99, expected 5 to 50 AB mag"),
+        (None, {"FILTER": "g", "MAGZERO": 0.0}, r"of band g is 0, .*survey\.zero_point\.g"),
+        (None, {"FILTER": "g", "MAGZERO": 99.0}, r"of band g is 99, expected"),
     ],
 )
 def test_bad_headers(tmp_path, wcs, cards, message):
