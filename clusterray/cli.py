@@ -2,12 +2,13 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from clusterray import __version__, config
-from clusterray.errors import ClusterrayError
+from clusterray.errors import ClusterrayError, ConfigError
 
 __all__ = ["main"]
 
@@ -30,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _export(options.shard, options.out, options.layout)
         settings = config.load(options.config, options.set)
         _show(settings)
+        _refuse_lost_outputs(settings)
         # A verb is the function of its own name in the engine's module of that name; imported
         # late, for Ray and torch take seconds and a misspelt key should not wait for them.
         run: Callable[[config.Config], object] = getattr(
@@ -79,6 +81,17 @@ def _show(settings: config.Config) -> None:
         else:
             print(f"{section} = {json.dumps(values)}")
     sys.stdout.flush()
+
+
+def _refuse_lost_outputs(settings: config.Config) -> None:
+    """A submitted job runs in a copy of its working directory, which Ray removes."""
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")
+    copied = "working_dir" in (job.get("runtime_env") or {})
+    if copied and not (os.path.isabs(settings.paths.root) or "://" in settings.paths.root):
+        raise ConfigError(
+            f"paths.root is '{settings.paths.root}', but this job runs in a copy of its working "
+            "directory that is removed later; give an absolute path or a URL that every node sees"
+        )
 
 
 def _export(shard: str, out: str, layout: str) -> int:

@@ -167,3 +167,13 @@ def test_shown_settings_can_be_read_back(capsys) -> None:
     (paths,) = [line for line in lines if line.startswith("[paths]")]
     assert 'tiles=["a", "b c"]' in paths
     assert json.loads(paths.rpartition("ranking=")[2]) == storage.join("runs/demo", "ranking")
+
+
+def test_a_job_must_not_write_into_its_removed_copy(monkeypatch, capsys):
+    job = '{"runtime_env": {"working_dir": "gcs://_ray_pkg_1.zip"}}'
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", job)
+    assert cli.main(["rank", "--set", "paths.root='runs/mine'"]) == 2
+    assert "absolute path or a URL" in capsys.readouterr().err
+    # An absolute root passes, and the verb then misses its bundle.
+    assert cli.main(["rank", "--set", "paths.root='/nowhere'"]) == 2
+    assert "absolute path or a URL" not in capsys.readouterr().err

@@ -38,7 +38,8 @@ class LocalCluster:
         self.address = address
         self._client = JobSubmissionClient(address)
         # Every file that is not uploaded would be named, three times.
-        logging.getLogger("ray").setLevel(logging.ERROR)
+        for name in ("ray", "ray.dashboard.modules.dashboard_sdk"):
+            logging.getLogger(name).setLevel(logging.ERROR)
 
     def submit(self, module: str, arguments: Sequence[str], *, working_dir: str) -> None:
         """Submit ``python -m module arguments``, show its output, wait for its end.
@@ -100,11 +101,13 @@ def local_cluster(*, num_cpus: int | None = None) -> Iterator[LocalCluster]:
     RunError : it does not come up; the message says where its log is.
     """
     os.environ["RAY_AUTH_MODE"] = "disabled"
-    port, dashboard = _free_ports(2)
+    # The agent, which starts jobs, has a fixed port by default: another Ray here may hold it.
+    port, dashboard, agent = _free_ports(3)
     folder = Path(tempfile.mkdtemp(prefix="clusterray-"))
     command = [
         *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
         *(f"--port={port}", f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1"),
+        f"--dashboard-agent-listen-port={agent}",
         *("--node-ip-address=127.0.0.1", "--disable-usage-stats", f"--temp-dir={folder}"),
         *([f"--num-cpus={num_cpus}"] if num_cpus else []),
     ]

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -44,6 +45,7 @@ def session(settings: ClusterSettings) -> Iterator[None]:
         # Workers have it from the job, and Ray refuses a variable that is given twice.
         variables.pop(name, None)
     try:
+        _knock(address or "")
         ray.init(
             address=address or "local",
             num_cpus=None if address else settings.num_cpus,
@@ -52,7 +54,7 @@ def session(settings: ClusterSettings) -> Iterator[None]:
             logging_level=logging.WARNING,
             log_to_driver=False,
         )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, OverflowError, RuntimeError, ValueError) as error:
         raise RunError(
             f"cannot join the Ray cluster at '{address or 'local'}': {error}; "
             "check cluster.address or RAY_ADDRESS, or leave both empty for a local cluster"
@@ -61,6 +63,13 @@ def session(settings: ClusterSettings) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raise OSError if nothing listens at host:port, for which Ray 2.60 waits many minutes."""
+    host, _, port = address.rpartition(":")
+    if port.isdigit() and "/" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def _given_to_job() -> list[str]:

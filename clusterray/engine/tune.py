@@ -44,7 +44,12 @@ def tune(config: Config) -> RunSummary:
     n_trials = config.tune.n_trials or space.n_trials
     space.starting_point(config.train.lightgbm)
     survey = resolve(config.survey)
-    shards = list_shards(config.paths.shards, bands=survey.band_names, size_px=survey.size_px)
+    shards = list_shards(
+        config.paths.shards,
+        bands=survey.band_names,
+        size_px=survey.size_px,
+        pixel_scale_arcsec=survey.pixel_scale_arcsec,
+    )
     labels = catalogue.read_labels(config.paths.labels)
     key = {
         "seed": config.seed,

@@ -212,7 +212,8 @@ def planes(data: pa.Table | pa.RecordBatch) -> npt.NDArray[np.uint8]:
     column = data.column("image")
     if isinstance(column, pa.ChunkedArray):
         # combine_chunks() copies even a single chunk.
-        column = column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
+        chunks = column.chunks or [pa.array([], column.type)]
+        column = chunks[0] if len(chunks) == 1 else pa.concat_arrays(chunks)
     if not pa.types.is_fixed_size_binary(column.type) or column.null_count:
         raise ContractError(
             f"column 'image' is {column.type} with {column.null_count} empty values, "

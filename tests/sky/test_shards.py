@@ -557,3 +557,20 @@ def test_benchmark_ends_with_a_line_of_json():
     assert line["detail"]["entropy_bytes_per_cutout"] == pytest.approx(
         5 * 64 * 64 / 8 * (3 + math.log2(math.sqrt(2 * math.pi * math.e))), rel=1e-3
     )
+
+
+def test_a_table_without_rows_has_no_planes_and_no_pixels(tmp_path):
+    path = str(tmp_path / "a.parquet")
+    shards.write(
+        path,
+        object_id=["a"],
+        ra_deg=[1.0],
+        dec_deg=[2.0],
+        cutouts_nchw=np.zeros((1, 2, 16, 16), np.float32),
+        noise_sigma=np.ones((1, 2)),
+        bands=("g", "r"),
+    )
+    table = shards.read_row_group(path, 0, raw=True)
+    nothing = table.filter(pa.array([False]))
+    assert shards.planes(nothing).shape == (0, 2 * 2 * 16 * 16)
+    assert shards.batch(nothing).cutouts_nchw.shape == (0, 2, 16, 16)

@@ -1,0 +1,28 @@
+import socket
+
+import pytest
+
+from clusterray.config import ClusterSettings
+from clusterray.engine.session import session
+from clusterray.errors import RunError
+
+
+@pytest.fixture
+def closed_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
+def test_an_address_where_nothing_listens_is_told_at_once(closed_port):
+    address = f"127.0.0.1:{closed_port}"
+    refused = pytest.raises(RunError, match=f"cannot join the Ray .* '{address}': .*refused")
+    with refused, session(ClusterSettings(address=address)):
+        pass
+
+
+@pytest.mark.parametrize("address", ["nonsense", "127.0.0.1:99999"])
+def test_what_is_no_address_is_told(address):
+    told = pytest.raises(RunError, match=f"cannot join .* '{address}': .*; check cluster.address")
+    with told, session(ClusterSettings(address=address)):
+        pass
