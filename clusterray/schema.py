@@ -34,7 +34,7 @@ VERSIONS: Final = {
     "catalogue": 1,
     "cutouts": 1,
     "labels": 1,
-    "truth": 1,
+    "truth": 2,
     "features": 1,
     "scores": 1,
     "ranking": 1,
@@ -89,13 +89,57 @@ TRUTH: Final = _schema(
         _field("object_id", pa.string()),
         _field("y", pa.int8()),
         _field("kind", pa.string()),
-        _field("theta_e_arcsec", pa.float64(), nullable=True),
-        _field("z_source", pa.float64(), nullable=True),
-        _field("m200_msun", pa.float64(), nullable=True),
+        _field("twin_of", pa.string(), nullable=True),
+        *(
+            _field(name, pa.float64(), nullable=True)
+            for name in (
+                "z_lens",
+                "z_source",
+                "m200_msun",
+                "richness",
+                "theta_e_arcsec",
+                "theta_e_reference_arcsec",
+                "theta_e_over_fwhm",
+                "arc_snr",
+                "source_mag",
+                "magnification",
+                "share_outside",
+            )
+        ),
         _field("n_multiply_imaged", pa.int32(), nullable=True),
+        _field("n_field_multiply_imaged", pa.int32(), nullable=True),
+        _field("tries", pa.int32(), nullable=True),
+        _field("image_galaxy", pa.list_(pa.int32()), nullable=True),
+        *(
+            _field(name, pa.list_(pa.float32()), nullable=True)
+            for name in (
+                "image_x_arcsec",
+                "image_y_arcsec",
+                "image_magnification",
+                "image_mag",
+                "image_snr",
+                "critical_x_arcsec",
+                "critical_y_arcsec",
+            )
+        ),
+        _field("arc_mask", pa.binary(), nullable=True),
     ],
 )
-"""Simulation truth: y = 1 lens, 0 not, −1 marginal (kept out of metrics). Only metrics read it."""
+"""Simulation truth, which only metrics and pages read: y = 1 lens, 0 not, −1 marginal (kept out of
+metrics). `twin_of` names the object that shares this one's light but for the background cluster's.
+
+`theta_e_arcsec` is √(area/π) inside the tangential critical curve for sources at `z_source`;
+`theta_e_reference_arcsec` the same at the recipe's reference redshift; `theta_e_over_fwhm` the
+former over the PSF FWHM of the sharpest band. Of the multiply imaged background members,
+`arc_snr` is the highest isophotal S/N of an image, `source_mag` and `magnification` belong to the
+galaxy of that image (unlensed AB magnitude in the band that shows it best; sum over its images),
+and `share_outside` is the share of their images that lie outside the cutout.
+`n_field_multiply_imaged` counts field galaxies. The `image_…` lists have one entry for each image
+of a multiply imaged member: which member, offsets along columns and rows from the cutout's centre,
+magnification, lensed magnitude in the band that shows it best, isophotal S/N (NaN outside the
+cutout). The critical curve is given likewise, a NaN between its closed parts. `arc_mask` is
+`np.packbits` of the (size, size) pixels in which the background cluster's light stands out.
+"""
 
 REJECTS: Final = _schema(
     "rejects",

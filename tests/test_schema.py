@@ -25,8 +25,12 @@ def value(kind: pa.DataType) -> object:
         return True
     if pa.types.is_fixed_size_binary(kind):
         return bytes(kind.byte_width)
+    if pa.types.is_binary(kind):
+        return b"x"
     if pa.types.is_fixed_size_list(kind):
         return [value(kind.value_type)] * kind.list_size
+    if pa.types.is_list(kind):
+        return [value(kind.value_type)] * 3
     return 1.0 if pa.types.is_floating(kind) else 1
 
 

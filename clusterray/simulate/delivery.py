@@ -305,6 +305,6 @@ def _write_labels(url: str, known: Sequence[str]) -> None:
 
 
 def _write_truth(url: str, records: Sequence[ClusterRecord]) -> None:
-    rows = [{name: getattr(c, name) for name in schema.TRUTH.names} for c in records]
+    rows = [{name: getattr(c, name, None) for name in schema.TRUTH.names} for c in records]
     table = pa.Table.from_pylist(rows, schema=schema.TRUTH)
     storage.write_table(url, schema.check(table, schema.TRUTH, where="simulated truth"))
