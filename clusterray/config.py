@@ -3,7 +3,7 @@
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -23,6 +23,7 @@ __all__ = [
     "TrainSettings",
     "TuneSettings",
     "VisionSettings",
+    "explain",
     "load",
     "resolve",
 ]
@@ -88,22 +89,25 @@ class PathSettings(_Settings):
 
 
 class SimulateSettings(_Settings):
-    """A small made survey: tiles, catalogue, labels and, apart, truth."""
+    """A made survey: as tiles, catalogue and labels, or as shards; and, apart, its truth."""
 
     n_clusters: Positive = 600
-    n_lenses: Annotated[int, Field(ge=0)] = 40
+    recipe: str = ""
+    """TOML file of changes to the built-in recipe: path or URL."""
+    lens_fraction: Fraction | None = None
+    """Share of lenses; null takes the recipe's."""
     n_known: Annotated[int, Field(ge=0)] = 12
+    """Lenses that `labels` names, drawn at random."""
+    output: Literal["tiles", "shards"] = "tiles"
+    """FITS tiles and a catalogue, to be ingested, or cutout shards at once."""
+    inject_into: str = ""
+    """Shards whose clusters get a lensed background cluster each, and a lens-off twin."""
     clusters_per_tile: Positive = 30
+    rows_per_shard: Positive = 512
     pixel_scale_arcsec: PositiveFloat = 0.336
-
-    @model_validator(mode="after")
-    def _possible(self) -> Self:
-        if not self.n_known <= self.n_lenses <= self.n_clusters:
-            raise ValueError(
-                f"n_known {self.n_known} ≤ n_lenses {self.n_lenses} ≤ n_clusters "
-                f"{self.n_clusters} does not hold"
-            )
-        return self
+    """Of the tiles; cutouts have the survey's own."""
+    gallery_per_class: Annotated[int, Field(ge=0)] = 6
+    """Systems of each class on the gallery page."""
 
 
 class IngestSettings(_Settings):
@@ -272,7 +276,7 @@ def resolve(values: Mapping[str, Any], *, where: str = "config") -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(f"{where}: " + "; ".join(_explain(e) for e in error.errors())) from error
+        raise ConfigError(f"{where}: {explain(error, Config)}") from error
 
 
 def _refuse_credentials(value: Any, where: str) -> None:
@@ -328,8 +332,12 @@ def _value(text: str) -> Any:
         return text
 
 
-def _known_keys(location: tuple[int | str, ...]) -> list[str]:
-    model: Any = Config
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """Every offending key of a failed validation of `model`, with the nearest known one."""
+    return "; ".join(_explain(e, model) for e in error.errors())
+
+
+def _known_keys(location: tuple[int | str, ...], model: Any) -> list[str]:
     for part in location[:-1]:
         field = model.model_fields.get(part)
         model = field.annotation if field else None
@@ -338,10 +346,10 @@ def _known_keys(location: tuple[int | str, ...]) -> list[str]:
     return list(model.model_fields)
 
 
-def _explain(error: Any) -> str:
+def _explain(error: Any, model: type[BaseModel]) -> str:
     location = ".".join(str(p) for p in error["loc"]) or "config"
     if error["type"] == "extra_forbidden":
-        hint = did_you_mean(str(error["loc"][-1]), _known_keys(error["loc"]))
+        hint = did_you_mean(str(error["loc"][-1]), _known_keys(error["loc"], model))
         return f"unknown key '{location}', {hint}"
     if error["type"] == "value_error":
         return f"'{location}': {error['msg'].removeprefix('Value error, ')}"

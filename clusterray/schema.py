@@ -136,8 +136,8 @@ galaxy of that image (unlensed AB magnitude in the band that shows it best; sum 
 and `share_outside` is the share of their images that lie outside the cutout.
 `n_field_multiply_imaged` counts field galaxies. The `image_…` lists have one entry for each image
 of a multiply imaged member: which member, offsets along columns and rows from the cutout's centre,
-magnification, lensed magnitude in the band that shows it best, isophotal S/N (NaN outside the
-cutout). The critical curve is given likewise, a NaN between its closed parts. `arc_mask` is
+magnification, lensed magnitude in the band that shows it best, isophotal S/N (NaN where it is not
+seen). The critical curve is given likewise, a NaN between its closed parts. `arc_mask` is
 `np.packbits` of the (size, size) pixels in which the background cluster's light stands out.
 """
 

@@ -99,7 +99,8 @@ def test_the_later_override_wins() -> None:
         ("survey.zero_point.g=bright", "'survey.zero_point.g' is 'bright': .*number"),
         ("score.dtype=float16", "'score.dtype' is 'float16': .*'float32' or 'bfloat16'"),
         ("rank.rgb_bands=['i','r']", "'rank.rgb_bands"),
-        ("simulate.n_known=50", "'simulate': n_known 50 ≤ n_lenses 40 ≤ n_clusters 600 does not"),
+        ("simulate.output=cubes", "'simulate.output' is 'cubes': .*'tiles' or 'shards'"),
+        ("simulate.lens_fraction=1.5", "'simulate.lens_fraction' is 1.5"),
     ],
 )
 def test_bad_overrides(override: str, message: str) -> None:

@@ -17,8 +17,8 @@ from clusterray.ensemble import bundle as bundles
 from clusterray.errors import InputError, RunError
 from clusterray.provenance import data_fingerprint, provenance
 from clusterray.rank import ranking, report
-from clusterray.rank.thumbnails import Thumbnail
 from clusterray.sky import catalogue, shards
+from clusterray.sky.thumbnails import Thumbnail
 
 __all__ = ["rank"]
 

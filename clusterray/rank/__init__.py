@@ -3,7 +3,7 @@
 from clusterray.rank.metrics import PurityCompleteness, purity_completeness, rare_event_metrics
 from clusterray.rank.ranking import build, read, write
 from clusterray.rank.report import render
-from clusterray.rank.thumbnails import Thumbnail, rgb
+from clusterray.sky.thumbnails import Thumbnail, rgb
 
 __all__ = [
     "PurityCompleteness",

@@ -11,14 +11,14 @@ import pyarrow as pa
 from astropy.stats import binom_conf_interval
 from numpy.typing import NDArray
 
-from clusterray import schema
+from clusterray import page, schema
 from clusterray.config import RankSettings
 from clusterray.errors import InputError
-from clusterray.rank import figures, page
+from clusterray.rank import figures
 from clusterray.rank.evidence import Evidence, gather
 from clusterray.rank.metrics import rare_event_metrics
 from clusterray.rank.ranking import models_of
-from clusterray.rank.thumbnails import Thumbnail, png, rgb
+from clusterray.sky.thumbnails import Thumbnail, png, rgb
 
 __all__ = ["render"]
 

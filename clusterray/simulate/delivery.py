@@ -1,310 +1,254 @@
-"""A made survey as it would be delivered: FITS tiles, catalogue and labels; and, apart, the truth.
+"""A made survey as FITS tiles, the way a survey delivers them.
 
-`plan` decides everything that must agree between tiles, `render_tile` makes one tile and depends on
-nothing else, and `finish` writes the tables. So tiles can be made anywhere, in any order.
+A tile depends on nothing but its specification, so tiles can be made anywhere, in any order. Each
+system has a square of its own on it; field galaxies and stars fill what is between.
 """
 
 import io
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Final, Self
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 import numpy as np
-import pyarrow as pa
-from astropy.coordinates import SkyCoord
 from astropy.io import fits
-from astropy.table import Table
-from astropy.wcs import WCS
 from numpy.typing import NDArray
-from pyarrow import csv
 
-from clusterray import schema, storage
-from clusterray.config import SimulateSettings
-from clusterray.errors import RunError
-from clusterray.provenance import seed_for, uniform_for
-from clusterray.simulate import population
-from clusterray.simulate.galaxies import BANDS
-from clusterray.simulate.layout import TileSpec, plan
-from clusterray.simulate.observe import Exposure, expose, flux_counts
-from clusterray.simulate.scene import paint, paint_lensed, trace
-from clusterray.simulate.surroundings import paint_surroundings
-from clusterray.simulate.system import Recipe, System
+from clusterray import storage
+from clusterray.provenance import seed_for
+from clusterray.simulate import artefacts, gallery, population, scene
+from clusterray.simulate.cutouts import CutoutMaker
+from clusterray.simulate.frame import Frame
+from clusterray.simulate.galaxies import Galaxies
+from clusterray.simulate.layout import TileSpec
+from clusterray.simulate.lensing import grid_axis
+from clusterray.simulate.observe import ZERO_POINT, Exposure, blur, conditions, detect, flux_njy
+from clusterray.simulate.sersic import add_galaxies
+from clusterray.simulate.surroundings import draw_field, draw_stars
+from clusterray.simulate.system import System
+from clusterray.simulate.truth import arc_mask
+from clusterray.sky.photometry import NJY_ZERO_POINT
 
-__all__ = ["ClusterRecord", "TileOutcome", "TileSpec", "finish", "plan", "render_tile"]
+__all__ = ["MadeTile", "render_tile"]
 
-Canvas = NDArray[np.float32]
-_LENSED_BOX_ARCSEC: Final = 84.0
-_SAMPLE_ARCSEC: Final = 0.17
-
-
-@dataclass(frozen=True)
-class ClusterRecord:
-    """A system as the catalogue lists it, and its truth."""
-
-    object_id: str
-    ra_deg: float
-    dec_deg: float
-    richness: float
-    z_lambda: float
-    y: int
-    kind: str
-    theta_e_arcsec: float
-    z_source: float | None
-    m200_msun: float
-    n_multiply_imaged: int
-    tries: int
+Image = NDArray[np.float32]
+_TURNED: Final = (("image_x_arcsec", "image_y_arcsec"), ("critical_x_arcsec", "critical_y_arcsec"))
 
 
-@dataclass(frozen=True)
-class TileOutcome:
-    """What came of a tile: its files and the systems on it."""
+@dataclass(frozen=True, eq=False)
+class MadeTile:
+    """What stands on a tile: systems, their positions (n, 2) RA, Dec in degrees, and truth rows.
+
+    `cards` are those of the gallery for the systems it shows.
+    """
 
     name: str
     files: tuple[str, ...]
-    clusters: tuple[ClusterRecord, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """Give plain values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Self:
-        """Read what `to_json` wrote."""
-        clusters = tuple(ClusterRecord(**c) for c in value["clusters"])
-        return cls(value["name"], tuple(value["files"]), clusters)
+    systems: list[System] = field(repr=False)
+    sky_deg: NDArray[np.float64]
+    truth: list[dict[str, Any]] = field(repr=False)
+    cards: list[dict[str, Any]] = field(repr=False)
 
 
 def render_tile(
-    spec: TileSpec,
-    *,
-    settings: SimulateSettings,
-    seed: int,
-    out_url: str,
-    recipe: Recipe | None = None,
-) -> TileOutcome:
+    spec: TileSpec, maker: CutoutMaker, *, out_url: str, shown: Collection[str] = ()
+) -> MadeTile:
     """Draw a tile's systems, paint them, and write one FITS file per band under `out_url`.
 
-    The bytes depend on (spec, settings, seed, recipe) alone.
+    The bytes depend on (spec, maker) alone. `shown` are objects to make gallery cards of.
 
     Raises
     ------
     RunError : a system of its class could not be drawn.
     StorageError : a file could not be written.
     """
-    recipe = recipe or Recipe()
-    pixel = settings.pixel_scale_arcsec
-    k = max(1, int(np.ceil(pixel / _SAMPLE_ARCSEC)))
-    systems = [
-        population.draw(i, kind=kind, seed=seed, recipe=recipe)
-        for i, kind in zip(spec.index, spec.kind, strict=True)
+    survey, law = maker.survey, maker.recipe.observation
+    exposures = conditions(survey, law, seed=maker.seed, name=spec.name)
+    frame = Frame.around(
+        spec.box_px,
+        spec.pixel_arcsec,
+        sharpest_fwhm_arcsec=min(b.psf_fwhm_arcsec or np.inf for b in survey.bands),
+        field_arcsec=survey.size_px * survey.pixel_scale_arcsec,
+    )
+    made = _draw_all(spec, maker, frame, exposures)
+    image = _between(spec, maker, exposures, [d.system for d in made])
+    for place, drawn in enumerate(made):
+        canvas = scene.paint(drawn.system, frame, n_bands=len(exposures))
+        image[_box(spec, place)] += scene.image_of(canvas, drawn.system, frame, exposures, law)
+        drawn.truth["arc_mask"] = _arc_mask(drawn.system, frame, exposures, spec, maker)
+    rng = np.random.default_rng(seed_for(maker.seed, noise=spec.name))
+    detect(image, exposures, law, pixel_arcsec=spec.pixel_arcsec, rng=rng)
+    for place, drawn in enumerate(made):
+        artefacts.add_after_noise(
+            image[_box(spec, place)],
+            drawn.system.artefact,
+            exposures,
+            pixel_arcsec=spec.pixel_arcsec,
+        )
+    files = tuple(
+        _write_band(image[b], exposure, spec, maker, out_url)
+        for b, exposure in enumerate(exposures)
+    )
+    cards = [
+        _card(image[_box(spec, place)], drawn, exposures, frame, maker)
+        for place, drawn in enumerate(made)
+        if drawn.system.object_id in shown
     ]
-    zero_point = np.array([e.zero_point for e in spec.exposures])
-    canvas: Canvas = np.zeros(
-        (len(BANDS), spec.shape_px[0] * k, spec.shape_px[1] * k), dtype=np.float32
+    middle = np.array([spec.column, spec.row], float) + (spec.box_px - 1) / 2
+    sky = spec.wcs().pixel_to_world(*middle)
+    return MadeTile(
+        spec.name,
+        files,
+        [d.system for d in made],
+        np.column_stack([sky.ra.deg, sky.dec.deg]),
+        [_north_up(d.truth, spec) for d in made],
+        cards,
     )
-    paint_surroundings(
+
+
+def _card(
+    square: Image,
+    drawn: population.Drawn,
+    exposures: Sequence[Exposure],
+    frame: Frame,
+    maker: CutoutMaker,
+) -> dict[str, Any]:
+    """The gallery's card of a system, on the tile's own axes."""
+    edge = max(0, int((frame.size_px - frame.field_arcsec / frame.pixel_arcsec) / 2))
+    middle = slice(edge, frame.size_px - edge)
+    sigma = np.array([e.sigma_njy(frame.pixel_arcsec) for e in exposures])
+    return gallery.card(
+        square[:, middle, middle],
+        sigma,
+        maker.survey.band_names,
+        drawn.truth,
+        pixel_arcsec=frame.pixel_arcsec,
+    )
+
+
+def _draw_all(
+    spec: TileSpec, maker: CutoutMaker, frame: Frame, exposures: Sequence[Exposure]
+) -> list[population.Drawn]:
+    return [
+        population.draw(
+            population.object_id_of(i),
+            kind=population.kind_of(i, seed=maker.seed, recipe=maker.recipe),
+            seed=maker.seed,
+            recipe=maker.recipe,
+            photometry=maker.photometry,
+            frame=frame,
+            exposures=exposures,
+        )
+        for i in spec.index
+    ]
+
+
+def _box(spec: TileSpec, place: int) -> tuple[slice, slice, slice]:
+    row, column = spec.row[place], spec.column[place]
+    return (
+        slice(None),
+        slice(row, row + spec.box_px),
+        slice(column, column + spec.box_px),
+    )
+
+
+def _between(
+    spec: TileSpec, maker: CutoutMaker, exposures: Sequence[Exposure], systems: Sequence[System]
+) -> Image:
+    """(bands, rows, columns) nJy of what is outside the systems' squares, through the PSF."""
+    pixel, (rows, columns) = spec.pixel_arcsec, spec.shape_px
+    canvas = np.zeros((len(exposures), rows, columns), np.float32)
+    centre = np.array([columns, rows]) * pixel / 2
+    rng = np.random.default_rng(seed_for(maker.seed, tile=spec.name, part="field"))
+    law, extent = maker.recipe.surroundings, (2 * float(centre[0]), 2 * float(centre[1]))
+    galaxies = draw_field(extent, law, photometry=maker.photometry, rng=rng).moved(*centre)
+    outside = _outside_boxes(spec, galaxies.x_arcsec, galaxies.y_arcsec)
+    galaxies = galaxies.take(outside)
+    add_galaxies(canvas, galaxies, flux_njy(galaxies.mag), step_arcsec=pixel)
+    x, y, mag = draw_stars(extent, law, photometry=maker.photometry, rng=rng)
+    outside = _outside_boxes(spec, x + centre[0], y + centre[1])
+    scene.add_points(
         canvas,
-        zero_point,
-        pixel_arcsec=pixel / k,
-        rng=np.random.default_rng(seed_for(seed, tile=spec.name, part="field")),
+        x[outside] + centre[0],
+        y[outside] + centre[1],
+        flux_njy(mag[outside]),
+        step_arcsec=pixel,
     )
-    for system, x, y in zip(systems, spec.x_arcsec, spec.y_arcsec, strict=True):
-        _paint_system(canvas, system, (x, y), zero_point, pixel_arcsec=pixel, supersampling=k)
-    files = []
-    for scene, exposure in zip(canvas, spec.exposures, strict=True):
-        rng = np.random.default_rng(seed_for(seed, tile=spec.name, band=exposure.band))
-        image = expose(scene, exposure, pixel_arcsec=pixel, supersampling=k, rng=rng)
-        name = f"{spec.name}_{exposure.band}.fits"
-        header = _header(spec, exposure, pixel_arcsec=pixel)
-        storage.write_bytes(storage.join(out_url, name), _fits_bytes(image, header))
-        files.append(name)
-    return TileOutcome(spec.name, tuple(files), _records(spec, systems, pixel_arcsec=pixel))
+    for place, system in enumerate(systems):
+        canvas += _beyond_box(spec, place, system, canvas.shape)
+    return blur(canvas, exposures, maker.recipe.observation, step_arcsec=pixel, supersampling=1)
 
 
-def _paint_system(
-    canvas: Canvas,
+def _outside_boxes(
+    spec: TileSpec, x_arcsec: NDArray[np.float64], y_arcsec: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    inside = np.zeros(len(x_arcsec), bool)
+    for column, row in zip(spec.column, spec.row, strict=True):
+        at = np.stack([x_arcsec / spec.pixel_arcsec - column, y_arcsec / spec.pixel_arcsec - row])
+        inside |= ((at >= 0) & (at < spec.box_px)).all(axis=0)
+    return ~inside
+
+
+def _beyond_box(spec: TileSpec, place: int, system: System, shape: tuple[int, ...]) -> Image:
+    """A cluster's widest light, its BCG and what is between the galaxies, beyond its square."""
+    canvas = np.zeros(shape, np.float32)
+    wide = Galaxies.join(system.foreground.icl, system.foreground.members.take(np.array([0])))
+    middle = np.array([spec.column[place], spec.row[place]]) + spec.box_px / 2
+    wide = wide.moved(*(middle * spec.pixel_arcsec))
+    add_galaxies(canvas, wide, flux_njy(wide.mag), step_arcsec=spec.pixel_arcsec)
+    canvas[_box(spec, place)] = 0.0
+    return canvas
+
+
+def _arc_mask(
     system: System,
-    at_arcsec: tuple[float, float],
-    zero_point: NDArray[np.float64],
-    *,
-    pixel_arcsec: float,
-    supersampling: int,
-) -> None:
-    sample = pixel_arcsec / supersampling
-    members = system.foreground.members
-    flux = flux_counts(members.mag, zero_point=zero_point)
-    paint(canvas, members.moved(*at_arcsec), flux, pixel_arcsec=sample)
-    background, deflector = system.background, system.deflector()
-    if background is None:
-        return
-    flux = flux_counts(background.mag, zero_point=zero_point)
-    if deflector is None:
-        paint(canvas, background.moved(*at_arcsec), flux, pixel_arcsec=sample)
-        return
-    columns, rows = (
-        _span(centre, pixel_arcsec, size // supersampling)
-        for centre, size in zip(at_arcsec, canvas.shape[:0:-1], strict=True)
-    )
-    plane = trace(
-        deflector,
-        (columns + 0.5) * pixel_arcsec - at_arcsec[0],
-        (rows + 0.5) * pixel_arcsec - at_arcsec[1],
-    )
-    box = tuple(
-        slice(int(s[0]) * supersampling, (int(s[-1]) + 1) * supersampling) for s in (rows, columns)
-    )
-    paint_lensed(canvas[:, *box], plane, background, flux, sub=3 * supersampling)
+    frame: Frame,
+    exposures: Sequence[Exposure],
+    spec: TileSpec,
+    maker: CutoutMaker,
+) -> bytes | None:
+    """The arc mask on the grid of the survey's cutouts, packed; see `schema.TRUTH`."""
+    if system.background is None or not system.background.lensed:
+        return None
+    canvas = np.zeros((len(exposures), frame.n_samples, frame.n_samples), np.float32)
+    scene.paint_background(canvas, system, frame)
+    alone = scene.image_of(canvas, system, frame, exposures, maker.recipe.observation)
+    mask = arc_mask(alone, exposures, frame)
+    axis = grid_axis(maker.frame.size_px, maker.frame.pixel_arcsec)
+    u, v = np.meshgrid(axis, axis)
+    x, y = _turn(u, v, -spec.rotation_deg)
+    return np.packbits(mask[frame.pixel_of(y), frame.pixel_of(x)]).tobytes()
 
 
-def _span(centre_arcsec: float, pixel_arcsec: float, size_px: int) -> NDArray[np.float64]:
-    """Pixels of the box in which lensed light is painted, along one axis."""
-    first = int((centre_arcsec - _LENSED_BOX_ARCSEC / 2) / pixel_arcsec)
-    last = int((centre_arcsec + _LENSED_BOX_ARCSEC / 2) / pixel_arcsec)
-    return np.arange(max(first, 0), min(last, size_px), dtype=np.float64)
+def _turn(x: Any, y: Any, degrees: float) -> tuple[Any, Any]:
+    cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    return x * cos - y * sin, x * sin + y * cos
 
 
-def _wcs(spec: TileSpec, *, pixel_arcsec: float) -> WCS:
-    wcs = WCS(naxis=2)
-    rows, columns = spec.shape_px
-    angle = np.radians(spec.rotation_deg)
-    cos, sin = np.cos(angle), np.sin(angle)
-    wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
-    wcs.wcs.crval = [spec.ra_deg, spec.dec_deg]
-    wcs.wcs.crpix = [(columns + 1) / 2, (rows + 1) / 2]
-    wcs.wcs.cd = pixel_arcsec / 3600 * np.array([[-cos, sin], [sin, cos]])
-    wcs.wcs.radesys = "ICRS"
-    return wcs
+def _north_up(truth: dict[str, Any], spec: TileSpec) -> dict[str, Any]:
+    """Give the row with its offsets on the axes of a cutout, north up and east left."""
+    turned = dict(truth)
+    for x, y in _TURNED:
+        if x in truth:
+            turned[x], turned[y] = _turn(truth[x], truth[y], spec.rotation_deg)
+    return turned
 
 
-def _header(spec: TileSpec, exposure: Exposure, *, pixel_arcsec: float) -> fits.Header:
-    header = _wcs(spec, pixel_arcsec=pixel_arcsec).to_header()
+def _write_band(
+    image: Image, exposure: Exposure, spec: TileSpec, maker: CutoutMaker, out_url: str
+) -> str:
+    zero_point = ZERO_POINT[maker.survey.name][exposure.band]
+    per_njy = 10 ** (0.4 * (zero_point - NJY_ZERO_POINT))
+    header = spec.wcs().to_header()
     header["FILTER"] = exposure.band
     header["BUNIT"] = "adu"
-    header["MAGZERO"] = (exposure.zero_point, "AB magnitude of one adu")
+    header["MAGZERO"] = (zero_point, "AB magnitude of one adu")
     header["PSF_FWHM"] = (round(exposure.psf_fwhm_arcsec, 4), "arcsec")
     header["DEPTH"] = (round(exposure.depth_mag, 3), "5 sigma point source, AB mag")
-    header["GAIN"] = (round(exposure.gain(pixel_arcsec), 4), "electrons per adu")
+    header["GAIN"] = (round(exposure.gain(spec.pixel_arcsec) / per_njy, 4), "electrons per adu")
     header["OBJECT"] = spec.name
-    return header
-
-
-def _fits_bytes(image: Canvas, header: fits.Header) -> bytes:
+    header["RECIPE"] = (maker.recipe.digest()[:16], "SHA-256 of the recipe, first digits")
     sink = io.BytesIO()
-    fits.PrimaryHDU(image, header=header).writeto(sink)
-    return sink.getvalue()
-
-
-def _records(
-    spec: TileSpec, systems: Sequence[System], *, pixel_arcsec: float
-) -> tuple[ClusterRecord, ...]:
-    sky: SkyCoord = _wcs(spec, pixel_arcsec=pixel_arcsec).pixel_to_world(
-        np.array(spec.x_arcsec) / pixel_arcsec - 0.5, np.array(spec.y_arcsec) / pixel_arcsec - 0.5
-    )
-    return tuple(
-        ClusterRecord(
-            object_id=s.object_id,
-            ra_deg=float(sky.ra.deg[i]),
-            dec_deg=float(sky.dec.deg[i]),
-            richness=s.foreground.richness,
-            z_lambda=s.foreground.z_lambda,
-            y=s.y,
-            kind=s.kind,
-            theta_e_arcsec=s.theta_e_arcsec,
-            z_source=s.z_background,
-            m200_msun=s.foreground.m200_msun,
-            n_multiply_imaged=s.n_multiply_imaged,
-            tries=s.tries,
-        )
-        for i, s in enumerate(systems)
-    )
-
-
-def finish(
-    outcomes: Iterable[TileOutcome],
-    *,
-    settings: SimulateSettings,
-    seed: int,
-    survey_url: str,
-    truth_url: str,
-) -> dict[str, Any]:
-    """Write ``catalogue.fits`` and ``labels.csv`` under `survey_url`, and the truth to `truth_url`.
-
-    The known lenses are a random draw of all lenses by (seed, object_id): in this survey the
-    labelled are *not* the bright ones, so SCAR holds by construction.
-
-    Parameters
-    ----------
-    truth_url : the Parquet file; keep it outside `survey_url`.
-
-    Returns
-    -------
-    A summary: counts by class, tries by class, known lenses, how they were chosen.
-
-    Raises
-    ------
-    RunError : the tiles do not hold every system exactly once.
-    """
-    records = sorted((c for o in outcomes for c in o.clusters), key=lambda c: int(c.object_id))
-    expected = [population.object_id_of(i) for i in range(settings.n_clusters)]
-    if [c.object_id for c in records] != expected:
-        raise RunError(
-            f"{len(records)} systems on the tiles, expected each of {settings.n_clusters} once; "
-            "render the missing tiles, or those of the same plan"
-        )
-    _write_catalogue(storage.join(survey_url, "catalogue.fits"), records)
-    known = _known(records, n=settings.n_known, seed=seed)
-    _write_labels(storage.join(survey_url, "labels.csv"), known)
-    _write_truth(truth_url, records)
-    tries: Counter[str] = Counter()
-    for record in records:
-        tries[record.kind] += record.tries
-    return {
-        "kinds": dict(sorted(Counter(c.kind for c in records).items())),
-        "draws": dict(sorted(tries.items())),
-        "known": len(known),
-        "known_drawn": "at random from the lenses: SCAR holds",
-    }
-
-
-def _known(records: Sequence[ClusterRecord], *, n: int, seed: int) -> list[str]:
-    lenses = [c.object_id for c in records if c.y == 1]
-    rank = uniform_for(seed, lenses, purpose="known")
-    chosen = sorted(zip(rank, lenses, strict=True))[:n]
-    return sorted((object_id for _, object_id in chosen), key=int)
-
-
-def _write_catalogue(url: str, records: Sequence[ClusterRecord]) -> None:
-    table = Table(
-        {
-            "MEM_MATCH_ID": np.array([int(c.object_id) for c in records], dtype=np.int32),
-            "RA": np.array([c.ra_deg for c in records]),
-            "DEC": np.array([c.dec_deg for c in records]),
-            "LAMBDA": np.array([c.richness for c in records], dtype=np.float32),
-            "Z_LAMBDA": np.array([c.z_lambda for c in records], dtype=np.float32),
-        },
-        units={"RA": "deg", "DEC": "deg"},
-    )
-    sink = io.BytesIO()
-    table.write(sink, format="fits")
-    storage.write_bytes(url, sink.getvalue())
-
-
-def _write_labels(url: str, known: Sequence[str]) -> None:
-    n = len(known)
-    rows = {
-        "object_id": list(known),
-        "source": ["simulated follow-up"] * n,
-        "date": ["2026-01-01"] * n,
-        "s": [1] * n,
-        "grade": ["A"] * n,
-    }
-    sink = pa.BufferOutputStream()
-    csv.write_csv(pa.table(rows, schema=schema.LABELS), sink)
-    storage.write_bytes(url, sink.getvalue())
-
-
-def _write_truth(url: str, records: Sequence[ClusterRecord]) -> None:
-    rows = [{name: getattr(c, name, None) for name in schema.TRUTH.names} for c in records]
-    table = pa.Table.from_pylist(rows, schema=schema.TRUTH)
-    storage.write_table(url, schema.check(table, schema.TRUTH, where="simulated truth"))
+    fits.PrimaryHDU((image * np.float32(per_njy)).astype(np.float32), header=header).writeto(sink)
+    name = f"{spec.name}_{exposure.band}.fits"
+    storage.write_bytes(storage.join(out_url, name), sink.getvalue())
+    return name

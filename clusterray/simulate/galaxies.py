@@ -1,39 +1,33 @@
 """Galaxies as light: luminosity functions, the red sequence, sizes and where they stand.
 
-Offsets are in arcsec from a centre, on axes along the pixel columns and rows of the tile.
+Offsets are in arcsec from a centre, on axes along the pixel columns and rows of the image.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clusterray.simulate import halo
+from clusterray.simulate.spectra import Photometry
 
 __all__ = [
-    "BANDS",
     "Galaxies",
     "central",
     "characteristic_mag_i",
     "cluster_members",
-    "colours",
     "field",
+    "intracluster_light",
+    "red_young_share",
     "schechter",
+    "with_clumps",
 ]
 
 Floats = NDArray[np.float64]
-BANDS: Final = ("g", "r", "i")
 
-# Observed colours of passive and star-forming galaxies, in steps of redshift: what templates
-# (Bruzual & Charlot 2003, formed at z = 3) give, to about 0.1 mag.
-_Z: Final = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.2, 1.5])
-_RED_G_R: Final = np.array([0.95, 1.22, 1.48, 1.66, 1.76, 1.80, 1.82, 1.80, 1.65, 1.50, 1.30])
-_RED_R_I: Final = np.array([0.40, 0.46, 0.54, 0.66, 0.84, 1.02, 1.15, 1.22, 1.16, 1.02, 0.85])
-_BLUE_G_R: Final = np.array([0.50, 0.62, 0.72, 0.78, 0.78, 0.72, 0.66, 0.58, 0.42, 0.32, 0.25])
-_BLUE_R_I: Final = np.array([0.25, 0.28, 0.32, 0.36, 0.40, 0.46, 0.52, 0.55, 0.52, 0.42, 0.30])
-_DEEP_Z: Final = np.array([0.7, 0.8, 1.0, 1.2, 1.5])
-_DEEP_MAG_I: Final = np.array([21.35, 21.8, 22.45, 22.95, 23.5])
+_DEEP_Z: Final = np.array([0.7, 0.8, 1.0, 1.2, 1.5, 2.0, 3.5])
+_DEEP_MAG_I: Final = np.array([21.35, 21.8, 22.45, 22.95, 23.5, 24.2, 25.2])
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +35,8 @@ class Galaxies:
     """Sérsic galaxies, one row each.
 
     `r_eff_arcsec` is the half-light radius on the geometric mean of the axes, `angle_rad` that of
-    the major axis from +x, and `mag` (n, bands) total AB magnitudes in the order of `BANDS`.
+    the major axis from +x, `z` the redshift, `young_share` the share of the observed i light that
+    is star-forming, and `mag` (n, bands) total AB magnitudes.
     """
 
     x_arcsec: Floats
@@ -50,6 +45,8 @@ class Galaxies:
     n_sersic: Floats
     axis_ratio: Floats
     angle_rad: Floats
+    z: Floats
+    young_share: Floats
     mag: Floats
 
     def __len__(self) -> int:
@@ -62,10 +59,7 @@ class Galaxies:
 
     def moved(self, dx_arcsec: float, dy_arcsec: float) -> Self:
         """Shift all positions."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        values["x_arcsec"] = self.x_arcsec + dx_arcsec
-        values["y_arcsec"] = self.y_arcsec + dy_arcsec
-        return type(self)(**values)
+        return replace(self, x_arcsec=self.x_arcsec + dx_arcsec, y_arcsec=self.y_arcsec + dy_arcsec)
 
     @classmethod
     def join(cls, *parts: Self) -> Self:
@@ -75,7 +69,7 @@ class Galaxies:
 
 
 def characteristic_mag_i(z: float) -> float:
-    """Give the i magnitude of an L* passive galaxy.
+    """Give the SDSS i magnitude of an L* passive galaxy.
 
     Up to z = 0.7 the fit of Rykoff et al. (2014, eq. 9); beyond, a passively evolving template
     joined to it, good to about 0.2 mag.
@@ -90,15 +84,12 @@ def characteristic_mag_i(z: float) -> float:
     return float(value)
 
 
-def colours(z: float | Floats, *, red: bool) -> Floats:
-    """(…, 2) observed g−r and r−i at redshift z: red sequence, or star-forming galaxies."""
-    tables = (_RED_G_R, _RED_R_I) if red else (_BLUE_G_R, _BLUE_R_I)
-    return np.stack([np.interp(z, _Z, t) for t in tables], axis=-1)
+def red_young_share(z: float | Floats) -> Floats:
+    """Share of young light on the red sequence: little, but the more the earlier it is seen.
 
-
-def _magnitudes(mag_i: Floats, colour: Floats) -> Floats:
-    mag_r = mag_i + colour[..., 1]
-    return np.stack([mag_r + colour[..., 0], mag_r, mag_i], axis=-1)
+    The passive template does not evolve; this keeps its r − i near that of the observed sequence.
+    """
+    return np.asarray(0.01 + 0.09 * np.clip(np.asarray(z, float) - 0.5, 0.0, 1.0))
 
 
 def schechter(
@@ -115,6 +106,7 @@ def cluster_members(
     n: int,
     z: float,
     *,
+    photometry: Photometry,
     red_fraction: float,
     core_kpc: float,
     outer_kpc: float,
@@ -125,9 +117,9 @@ def cluster_members(
     """Draw members of a cluster at z around its centre, brightest first.
 
     Surface density ∝ 1/(1 + (R/core)²), stretched along the halo; luminosities from a Schechter
-    function with α = −0.9; red ones on the red sequence (slope −0.02 per mag, scatter 0.05 mag),
-    blue ones exponential discs with 0.15 mag of scatter; sizes 3.5 kpc (L/L*)^0.55 red and
-    4.5 kpc (L/L*)^0.3 blue with 0.15 dex (after Shen et al. 2003, and 0.75 smaller beyond z 0.7).
+    function with α = −0.9; red ones on the red sequence (slope −0.02 per mag in the bluest colour,
+    scatter 0.05 mag), blue ones discs of any share of young light; sizes 3.5 kpc (L/L*)^0.55 red
+    and 4.5 kpc (L/L*)^0.3 blue with 0.15 dex (after Shen et al. 2003; 0.75 of it beyond z 0.7).
 
     Parameters
     ----------
@@ -143,10 +135,8 @@ def cluster_members(
     phi = rng.random(n) * 2 * np.pi
     u, v = radius * np.cos(phi), radius * np.sin(phi) * elongation[0]
     cos, sin = np.cos(elongation[1]), np.sin(elongation[1])
+    young = np.where(red, red_young_share(z), rng.uniform(0.3, 1.0, n))
     mag_i = characteristic_mag_i(z) - 2.5 * np.log10(light)
-    colour = np.where(red[:, None], colours(z, red=True), colours(z, red=False))
-    colour = colour + rng.normal(size=(n, 2)) * np.where(red, 0.05, 0.15)[:, None]
-    colour[:, 0] += np.where(red, 0.05 * np.log10(light), 0.0)
     size_kpc = np.where(red, 3.5 * light**0.55, 4.5 * light**0.3) * (0.75 if z > 0.7 else 1.0)
     size_kpc *= 10 ** rng.normal(0, 0.15, n)
     return Galaxies(
@@ -154,50 +144,160 @@ def cluster_members(
         y_arcsec=u * sin + v * cos,
         r_eff_arcsec=np.clip(size_kpc, 0.8, None) / halo.kpc_per_arcsec(z),
         n_sersic=np.where(red, rng.uniform(2.5, 4.0, n), rng.uniform(0.8, 1.3, n)),
-        axis_ratio=np.where(red, rng.uniform(0.55, 1.0, n), rng.uniform(0.3, 1.0, n)),
+        axis_ratio=np.where(red, rng.uniform(0.55, 1.0, n), rng.uniform(0.25, 1.0, n)),
         angle_rad=rng.random(n) * np.pi,
-        mag=_magnitudes(mag_i, colour),
+        z=np.full(n, z),
+        young_share=young,
+        mag=photometry.magnitudes(mag_i, z=z, young_share=young)
+        + _colour_scatter(red, light, len(photometry.bands), rng),
     )
 
 
+def _colour_scatter(
+    red: NDArray[np.bool_], light: Floats, n_bands: int, rng: np.random.Generator
+) -> Floats:
+    """(n, bands) offsets: scatter of the sequence, and its tilt, which fades towards red bands."""
+    scatter = rng.normal(size=(len(red), n_bands)) * np.where(red, 0.035, 0.08)[:, None]
+    tilt = -0.05 * np.log10(light)[:, None] * np.linspace(1, 0, n_bands) * red[:, None]
+    return scatter + tilt
+
+
 def central(
-    z: float, *, luminosity: float, axis_ratio: float, angle_rad: float, rng: np.random.Generator
+    z: float,
+    *,
+    photometry: Photometry,
+    luminosity: float,
+    axis_ratio: float,
+    angle_rad: float,
+    rng: np.random.Generator,
 ) -> Galaxies:
     """Draw the central galaxy: n = 4, on the red sequence, 18 kpc (L/5 L*)^0.8."""
     size_kpc = 18.0 * (luminosity / 5.0) ** 0.8 * 10 ** rng.normal(0, 0.1)
-    mag_i = np.array([characteristic_mag_i(z) - 2.5 * np.log10(luminosity)])
-    colour = colours(z, red=True)[None] + rng.normal(0, 0.04, (1, 2))
-    return Galaxies(
-        x_arcsec=np.zeros(1),
-        y_arcsec=np.zeros(1),
-        r_eff_arcsec=np.array([size_kpc / halo.kpc_per_arcsec(z)]),
-        n_sersic=np.array([4.0]),
-        axis_ratio=np.array([axis_ratio]),
-        angle_rad=np.array([angle_rad]),
-        mag=_magnitudes(mag_i, colour),
+    mag_i = characteristic_mag_i(z) - 2.5 * np.log10(luminosity)
+    young = red_young_share(z)
+    return _single(
+        0.0,
+        0.0,
+        r_eff_arcsec=size_kpc / halo.kpc_per_arcsec(z),
+        n_sersic=4.0,
+        axis_ratio=axis_ratio,
+        angle_rad=angle_rad,
+        z=z,
+        young_share=float(young),
+        mag=photometry.magnitudes(mag_i, z=z, young_share=young)
+        + rng.normal(0, 0.03, (1, len(photometry.bands))),
+    )
+
+
+def _single(x_arcsec: float, y_arcsec: float, *, mag: Floats, **values: float) -> Galaxies:
+    arrays = {k: np.array([v], float) for k, v in values.items()}
+    return Galaxies(x_arcsec=np.array([x_arcsec]), y_arcsec=np.array([y_arcsec]), mag=mag, **arrays)
+
+
+def intracluster_light(
+    bcg: Galaxies, members: Galaxies, *, share: float, axis_ratio: float, rng: np.random.Generator
+) -> Galaxies:
+    """Draw the light between the galaxies: an exponential of 60 to 140 kpc around the BCG.
+
+    It has the BCG's colours and `share` of the light of BCG, members and itself together
+    (Montes 2022, a review: 5 to 30 %, by definition; half-light radii of some 100 kpc).
+    """
+    total = (10 ** (-0.4 * bcg.mag)).sum(axis=0) + (10 ** (-0.4 * members.mag)).sum(axis=0)
+    light = total.mean() * share / (1 - share)
+    offset = -2.5 * np.log10(light / (10 ** (-0.4 * bcg.mag)).mean())
+    return _single(
+        0.0,
+        0.0,
+        r_eff_arcsec=float(rng.uniform(60.0, 140.0)) / halo.kpc_per_arcsec(float(bcg.z[0])),
+        n_sersic=1.0,
+        axis_ratio=axis_ratio,
+        angle_rad=float(bcg.angle_rad[0]),
+        z=float(bcg.z[0]),
+        young_share=float(bcg.young_share[0]),
+        mag=bcg.mag + offset,
     )
 
 
 def field(
-    n: int, *, extent_arcsec: tuple[float, float], faintest_mag_i: float, rng: np.random.Generator
+    n: int,
+    *,
+    extent_arcsec: tuple[float, float],
+    faintest_mag_i: float,
+    photometry: Photometry,
+    rng: np.random.Generator,
 ) -> Galaxies:
     """Draw galaxies of the field, uniform over a rectangle from (0, 0).
 
-    Counts dN/di ∝ 10^(0.35 i) from i = 18; redshift drawn about 0.25 + 0.16 (i − 20); a quarter
-    red. Not lensed: see `population` for what is.
+    Counts dN/di ∝ 10^(0.35 i) from i = 18; redshift log-normal about 0.25 + 0.16 (i − 20); a
+    quarter red. Nothing is lensed here.
     """
     span = 10 ** (0.35 * (faintest_mag_i - 18.0)) - 1.0
     mag_i = 18.0 + np.log10(1.0 + rng.random(n) * span) / 0.35
-    z = np.clip((0.25 + 0.16 * (mag_i - 20)) * rng.lognormal(0, 0.4, n), 0.1, 1.5)
+    z = np.clip(
+        np.clip(0.25 + 0.16 * (mag_i - 20), 0.1, None) * rng.lognormal(0, 0.4, n), 0.08, 3.0
+    )
     red = rng.random(n) < 0.25
-    colour = np.where(red[:, None], colours(z, red=True), colours(z, red=False))
+    young = np.where(red, red_young_share(z), rng.uniform(0.3, 1.0, n))
     size = 0.45 * 10 ** (-0.08 * (mag_i - 22)) * 10 ** rng.normal(0, 0.15, n)
     return Galaxies(
         x_arcsec=rng.random(n) * extent_arcsec[0],
         y_arcsec=rng.random(n) * extent_arcsec[1],
         r_eff_arcsec=np.clip(size, 0.12, 2.0),
         n_sersic=np.where(red, rng.uniform(2.0, 4.0, n), rng.uniform(0.8, 1.4, n)),
-        axis_ratio=rng.uniform(0.25, 1.0, n),
+        axis_ratio=rng.uniform(0.2, 1.0, n),
         angle_rad=rng.random(n) * np.pi,
-        mag=_magnitudes(mag_i, colour + rng.normal(0, 0.12, (n, 2))),
+        z=z,
+        young_share=young,
+        mag=photometry.magnitudes(mag_i, z=z, young_share=young)
+        + rng.normal(0, 0.08, (n, len(photometry.bands))),
+    )
+
+
+def with_clumps(
+    galaxies: Galaxies, *, share: Floats, photometry: Photometry, rng: np.random.Generator
+) -> Galaxies:
+    """Break part of the light of star-forming galaxies into clumps; total i light stays.
+
+    Three to eight exponential knots each, of 0.06 r_eff (0.03″ at least), as young as light can be,
+    spread like the disc (after Elmegreen et al. 2005, clump clusters). Smooth discs make smooth
+    arcs, which real blue arcs are not.
+
+    Parameters
+    ----------
+    share : (n,) share of the i light in clumps, used where more than half of the light is young.
+
+    Returns
+    -------
+    The smooth galaxies, in order, followed by all clumps.
+    """
+    clumpy = np.flatnonzero(galaxies.young_share > 0.5)
+    number = rng.integers(3, 9, len(clumpy))
+    host = np.repeat(clumpy, number)
+    weight = rng.exponential(size=len(host))
+    total = np.bincount(host, weight, minlength=len(galaxies))[host]
+    part = share[host] * weight / total
+    radius = galaxies.r_eff_arcsec[host] * np.sqrt(rng.exponential(0.7, len(host)))
+    phi, q = rng.random(len(host)) * 2 * np.pi, galaxies.axis_ratio[host]
+    u, v = radius * np.cos(phi) / np.sqrt(q), radius * np.sin(phi) * np.sqrt(q)
+    cos, sin = np.cos(galaxies.angle_rad[host]), np.sin(galaxies.angle_rad[host])
+    # The clumps' i light, from the hosts' own magnitudes: young light is bluer than the mix.
+    young = photometry.magnitudes(np.zeros(len(host)), z=galaxies.z[host], young_share=1.0)
+    mixed = photometry.magnitudes(
+        np.zeros(len(host)), z=galaxies.z[host], young_share=galaxies.young_share[host]
+    )
+    clumps = Galaxies(
+        x_arcsec=galaxies.x_arcsec[host] + u * cos - v * sin,
+        y_arcsec=galaxies.y_arcsec[host] + u * sin + v * cos,
+        r_eff_arcsec=np.clip(0.06 * galaxies.r_eff_arcsec[host], 0.03, None),
+        n_sersic=np.ones(len(host)),
+        axis_ratio=np.ones(len(host)),
+        angle_rad=np.zeros(len(host)),
+        z=galaxies.z[host],
+        young_share=np.ones(len(host)),
+        mag=galaxies.mag[host] + young - mixed - 2.5 * np.log10(part)[:, None],
+    )
+    left = np.ones(len(galaxies))
+    left[clumpy] -= share[clumpy]
+    return Galaxies.join(
+        replace(galaxies, mag=galaxies.mag - 2.5 * np.log10(left)[:, None]), clumps
     )

@@ -1,34 +1,33 @@
 """Where the tiles of a made survey point, and where the clusters stand on them."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from astropy.wcs import WCS
 from astropy_healpix import HEALPix
 from numpy.typing import NDArray
 
 from clusterray.config import SimulateSettings
 from clusterray.errors import ConfigError
 from clusterray.provenance import seed_for, uniform_for
-from clusterray.simulate import population
-from clusterray.simulate.galaxies import BANDS
-from clusterray.simulate.observe import Exposure
-from clusterray.simulate.system import Recipe
+from clusterray.sky.surveys import Survey
 
-__all__ = ["TileSpec", "plan"]
+__all__ = ["TileSpec", "box_px", "plan"]
 
-_PITCH_ARCSEC: Final = 78.0
-_JITTER_ARCSEC: Final = 2.5
+_BOX: Final = 1.14
 _BORDER_ARCSEC: Final = 12.0
+_JITTER_ARCSEC: Final = 2.5
 _MAX_DEC_DEG: Final = 50.0
+_MAX_ROTATION_DEG: Final = 5.0
 
 
 @dataclass(frozen=True)
 class TileSpec:
-    """One tile to make: where it points, under which conditions, which systems at which places.
+    """One tile to make: where it points, and which systems stand at which places.
 
-    `x_arcsec`, `y_arcsec` (one per system) run along columns and rows from the tile's corner.
+    `index` names the systems; `column`, `row` (one per system) are the first pixels of the square,
+    `box_px` wide, that belongs to each, with the system at its middle.
     """
 
     name: str
@@ -36,62 +35,65 @@ class TileSpec:
     dec_deg: float
     rotation_deg: float
     shape_px: tuple[int, int]
-    exposures: tuple[Exposure, ...]
+    pixel_arcsec: float
+    box_px: int
     index: tuple[int, ...]
-    kind: tuple[str, ...]
-    x_arcsec: tuple[float, ...]
-    y_arcsec: tuple[float, ...]
+    column: tuple[int, ...]
+    row: tuple[int, ...]
+
+    def wcs(self) -> WCS:
+        """TAN, turned by `rotation_deg`."""
+        wcs = WCS(naxis=2)
+        rows, columns = self.shape_px
+        angle = np.radians(self.rotation_deg)
+        cos, sin = np.cos(angle), np.sin(angle)
+        wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
+        wcs.wcs.crval = [self.ra_deg, self.dec_deg]
+        wcs.wcs.crpix = [(columns + 1) / 2, (rows + 1) / 2]
+        wcs.wcs.cd = self.pixel_arcsec / 3600 * np.array([[-cos, sin], [sin, cos]])
+        wcs.wcs.radesys = "ICRS"
+        return wcs
 
 
-def plan(settings: SimulateSettings, *, seed: int, recipe: Recipe | None = None) -> list[TileSpec]:
+def box_px(survey: Survey, pixel_arcsec: float) -> int:
+    """Pixels (an even number) of the square that holds a survey's cutout however it is turned."""
+    side = survey.size_px * survey.pixel_scale_arcsec * _BOX
+    return 2 * int(np.ceil(side / pixel_arcsec / 2))
+
+
+def plan(settings: SimulateSettings, survey: Survey, *, seed: int) -> list[TileSpec]:
     """Lay out the survey: a pure function of its arguments.
 
     Tiles point at the middle of HEALPix nside-64 cells, no two in one cell and all more than 1.5°
-    apart. On a tile clusters stand on a jittered grid, 73″ apart or more.
+    apart. On a tile clusters stand on a jittered grid, each on a square of its own.
 
     Raises
     ------
-    ConfigError : pixels too coarse or too fine for the PSF, tiles larger than a sky cell, or more
-        tiles than the sky holds.
+    ConfigError : tiles larger than a sky cell, or more tiles than the sky holds.
     """
-    recipe = recipe or Recipe()
-    _check(settings, recipe)
-    per_tile = settings.clusters_per_tile
+    per_tile, pixel = settings.clusters_per_tile, settings.pixel_scale_arcsec
+    columns = int(np.ceil(np.sqrt(per_tile)))
+    pitch = box_px(survey, pixel) + 2 * int(np.ceil(_JITTER_ARCSEC / pixel))
+    if columns * pitch * pixel > 1800:
+        most = int(1800 / (pitch * pixel)) ** 2
+        raise ConfigError(
+            f"simulate.clusters_per_tile is {per_tile}, expected at most {most}, so that a tile "
+            "fits in one sky cell"
+        )
     n_tiles = -(-settings.n_clusters // per_tile)
     ra, dec = _pointings(n_tiles, seed=seed)
-    kinds = population.kinds(settings.n_clusters, settings.n_lenses, seed=seed, recipe=recipe)
     return [
         _tile_spec(
             f"T{t:03d}",
             (float(ra[t]), float(dec[t])),
             range(t * per_tile, min((t + 1) * per_tile, settings.n_clusters)),
-            kinds,
+            (columns, -(-per_tile // columns), pitch),
             settings=settings,
+            survey=survey,
             seed=seed,
-            recipe=recipe,
         )
         for t in range(n_tiles)
     ]
-
-
-def _check(settings: SimulateSettings, recipe: Recipe) -> None:
-    pixel, per_tile = settings.pixel_scale_arcsec, settings.clusters_per_tile
-    if not 0.05 <= pixel <= min(recipe.psf_fwhm_arcsec):
-        raise ConfigError(
-            f"simulate.pixel_scale_arcsec is {pixel}, expected 0.05 to "
-            f"{min(recipe.psf_fwhm_arcsec)} (the sharpest PSF's FWHM)"
-        )
-    if per_tile > 400:
-        raise ConfigError(
-            f"simulate.clusters_per_tile is {per_tile}, expected at most 400, so that a tile fits "
-            "in one sky cell"
-        )
-    rest = settings.n_clusters - settings.n_lenses
-    if rest and settings.n_lenses and rest < settings.n_lenses:
-        raise ConfigError(
-            f"simulate.n_lenses {settings.n_lenses} of n_clusters {settings.n_clusters} leaves "
-            "fewer non-lenses than lenses; lenses are rare: raise n_clusters"
-        )
 
 
 def _pointings(n: int, *, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -104,7 +106,7 @@ def _pointings(n: int, *, seed: int) -> tuple[NDArray[np.float64], NDArray[np.fl
     if n > len(usable):
         raise ConfigError(
             f"simulate: {n} tiles are needed but {len(usable)} fit on the sky; "
-            "raise simulate.clusters_per_tile"
+            'raise simulate.clusters_per_tile, or write cutouts with simulate.output = "shards"'
         )
     rank = uniform_for(seed, [str(c) for c in usable], purpose="pointing")
     chosen = usable[np.argsort(rank, kind="stable")[:n]]
@@ -115,43 +117,28 @@ def _tile_spec(
     name: str,
     pointing: tuple[float, float],
     index: range,
-    kinds: Sequence[str],
+    grid: tuple[int, int, int],
     *,
     settings: SimulateSettings,
+    survey: Survey,
     seed: int,
-    recipe: Recipe,
 ) -> TileSpec:
-    columns = int(np.ceil(np.sqrt(settings.clusters_per_tile)))
-    rows = -(-settings.clusters_per_tile // columns)
+    pixel = settings.pixel_scale_arcsec
+    columns, rows, pitch = grid
     rng = np.random.default_rng(seed_for(seed, tile=name, part="layout"))
+    border, slack = int(np.ceil(_BORDER_ARCSEC / pixel)), pitch - box_px(survey, pixel)
     slot = np.arange(len(index))
-    jitter = rng.uniform(-_JITTER_ARCSEC, _JITTER_ARCSEC, (2, len(index)))
-    centre = np.stack([slot % columns, slot // columns]) + 0.5
-    x, y = _BORDER_ARCSEC + centre * _PITCH_ARCSEC + jitter
-    side = [
-        int(np.ceil((n * _PITCH_ARCSEC + 2 * _BORDER_ARCSEC) / settings.pixel_scale_arcsec))
-        for n in (rows, columns)
-    ]
-    seeing = rng.uniform(0.93, 1.10)
-    exposures = tuple(
-        Exposure(
-            band=band,
-            zero_point=recipe.zero_point[b],
-            depth_mag=recipe.depth_mag[b] + float(rng.normal(0, 0.05)),
-            psf_fwhm_arcsec=float(recipe.psf_fwhm_arcsec[b] * seeing * rng.lognormal(0, 0.03)),
-            sky_mag=recipe.sky_mag[b],
-        )
-        for b, band in enumerate(BANDS)
-    )
+    first = np.stack([slot % columns, slot // columns]) * pitch + border
+    first += rng.integers(0, slack + 1, first.shape)
     return TileSpec(
         name=name,
         ra_deg=pointing[0],
         dec_deg=pointing[1],
-        rotation_deg=float(rng.uniform(-5, 5)),
-        shape_px=(side[0], side[1]),
-        exposures=exposures,
+        rotation_deg=float(rng.uniform(-_MAX_ROTATION_DEG, _MAX_ROTATION_DEG)),
+        shape_px=(rows * pitch + 2 * border, columns * pitch + 2 * border),
+        pixel_arcsec=pixel,
+        box_px=box_px(survey, pixel),
         index=tuple(index),
-        kind=tuple(kinds[i] for i in index),
-        x_arcsec=tuple(float(v) for v in x),
-        y_arcsec=tuple(float(v) for v in y),
+        column=tuple(int(v) for v in first[0]),
+        row=tuple(int(v) for v in first[1]),
     )

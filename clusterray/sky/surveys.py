@@ -136,27 +136,27 @@ PRESETS: Final[Mapping[str, Survey]] = {
             0.336,
             224,
         ),
-        # Ivezić et al. 2019: effective seeing (table 2) and ten-year depth (table 1). Images are
-        # delivered in nJy.
+        # Seeing as in lenstronomy's ObservationConfig; ten-year depth of Ivezić et al. 2019
+        # (table 1). Images are delivered in nJy.
         Survey(
             "lsst",
             _optical(
                 "ugrizy",
                 zero_point=31.4,
-                psf_fwhm_arcsec=(0.92, 0.87, 0.83, 0.80, 0.78, 0.76),
+                psf_fwhm_arcsec=(0.81, 0.77, 0.73, 0.71, 0.69, 0.68),
                 depth_mag=(26.1, 27.4, 27.5, 26.8, 26.1, 24.9),
             ),
             0.336,
             224,
         ),
-        # Abbott et al. 2021 (DR2): coadds at zero point 30; the published depths are at S/N 10,
-        # 0.75 mag brighter than these.
+        # Seeing as in lenstronomy's ObservationConfig; Abbott et al. 2021 (DR2): coadds at zero
+        # point 30; the published depths are at S/N 10, 0.75 mag brighter than these.
         Survey(
             "des",
             _optical(
                 "grizY",
                 zero_point=30.0,
-                psf_fwhm_arcsec=(1.11, 0.95, 0.88, 0.83, 0.90),
+                psf_fwhm_arcsec=(1.12, 0.96, 0.88, 0.84, 0.90),
                 depth_mag=(25.45, 25.15, 24.55, 23.85, 22.45),
             ),
             0.336,

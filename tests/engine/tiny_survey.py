@@ -7,8 +7,8 @@ from clusterray.config import Config
 
 TINY = (
     "simulate.n_clusters=72",
-    "simulate.n_lenses=24",
-    "simulate.n_known=18",
+    "simulate.lens_fraction=0.33",
+    "simulate.n_known=14",
     "simulate.clusters_per_tile=6",
     "ingest.rows_per_shard=24",
     "ingest.row_group_size=6",

@@ -16,7 +16,7 @@ from clusterray.errors import ContractError, InputError
 from clusterray.rank import Thumbnail, render, rgb
 from clusterray.rank.evidence import gather
 from clusterray.rank.figures import rank_bins
-from clusterray.rank.thumbnails import png
+from clusterray.sky.thumbnails import png
 
 BANDS = ("g", "r", "i")
 EVIL = '<script>alert("x")</script>&'
