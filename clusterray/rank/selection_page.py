@@ -87,13 +87,13 @@ def _opening(selection: Selection) -> str:
     text = (
         "Completeness is the share of all true lenses of the truth table that stand in a list, "
         "whether or not they reached the ranking. "
-        f"There are {lenses:,} lenses; {lost:,} of them were lost before the ranking and count as "
-        "missed. Objects that were trained on stand where their out-of-fold score puts them. "
+        f"Lenses: {lenses:,}; lost before the ranking, and so missed: {lost:,}. "
+        "Objects that were trained on stand where their out-of-fold score puts them. "
         "Intervals are Wilson's at 95 %."
     )
     marginal = int((standing.y == -1).sum())
     if marginal:
-        text += f" The {marginal:,} marginal objects (one multiply imaged galaxy) count nowhere."
+        text += f" Marginal objects (one multiply imaged galaxy; {marginal:,}) count nowhere."
     return text
 
 
@@ -197,12 +197,16 @@ def _half(selection: Selection) -> str:
     header = ["quantity", *(str(cut) for cut in selection.cuts)]
     found = [{r["quantity"]: r for r in _rows(selection.half, cut)} for cut in selection.cuts]
     rows = [[_LABELS[name], *(_half_text(rows[name]) for rows in found)] for name in QUANTITIES]
-    caption = (
+    text = (
         "Where a logistic curve fitted to found and missed lenses crosses one half, with its 95 % "
         "interval (profile likelihood); an open end lies beyond the lenses. A dash: fewer than ten "
         "found or missed, no trend at 5 %, or half is not crossed; the table's file says which."
     )
-    return page.section("Half completeness", page.table(caption, header, rows))
+    return page.section(
+        "Half completeness",
+        f'<p class="soft">{escape(text)}</p>',
+        page.table("Half completeness of each list", header, rows),
+    )
 
 
 def _half_text(row: Row) -> str:
