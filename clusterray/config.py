@@ -190,6 +190,8 @@ class RankSettings(_Settings):
 
     budgets: tuple[Positive, ...] = (10, 40, 100, 1000)
     """Numbers of candidates a team may inspect."""
+    selection_threshold: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """A list that ends at this p_lens, measured beside the budgets; null measures them alone."""
     report_top: Positive = 50
     rgb_bands: tuple[str, str, str] | None = None
     """Bands shown as red, green, blue; null takes the reddest three."""

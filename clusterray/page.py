@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-__all__ = ["chips", "document", "facts", "figure", "headline", "section", "table"]
+__all__ = ["chips", "document", "facts", "figure", "headline", "links", "section", "table"]
 
 _CSS = """
 :root { color-scheme: light dark; --paper: #fbfbfa; --ink: #1d2025; --soft: #5d646e;
@@ -29,6 +29,7 @@ figure { margin: 0; } .figures figure { background: var(--card); border: 1px sol
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.93rem; }
 caption { text-align: left; color: var(--soft); font-size: 0.9rem; padding-bottom: 0.3rem; }
+td, tbody th { white-space: nowrap; }
 th, td { text-align: right; padding: 0.3rem 0.9rem 0.3rem 0; border-bottom: 1px solid var(--line); }
 th:first-child, td:first-child { text-align: left; } th { font-weight: 600; }
 .cards { display: grid; gap: 1rem; padding: 0; list-style: none;
@@ -45,6 +46,7 @@ th:first-child, td:first-child { text-align: left; } th { font-weight: 600; }
 dl { display: grid; grid-template-columns: minmax(7rem, max-content) 1fr; gap: 0.2rem 1rem;
   font-size: 0.93rem; margin: 0.5rem 0; } dt { color: var(--soft); }
 dd { margin: 0; overflow-wrap: anywhere; min-width: 0; } dd dl { margin: 0; }
+a { color: var(--mark); }
 details { margin: 0.6rem 0; } summary { cursor: pointer; font-weight: 600; }
 @media print { .cards li, .figures figure { break-inside: avoid; } }
 """
@@ -94,6 +96,12 @@ def table(caption: str, header: Sequence[str], rows: Sequence[Sequence[str]]) ->
         f"<caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead>"
         f"<tbody>{body}</tbody></table></div>"
     )
+
+
+def links(targets: Sequence[tuple[str, str]]) -> str:
+    """Files beside the page: (relative address, what it is)."""
+    items = (f'<a href="{escape(to)}">{escape(text)}</a>' for to, text in targets)
+    return f"<p>{' · '.join(items)}</p>"
 
 
 def chips(words: Sequence[tuple[str, str]]) -> str:

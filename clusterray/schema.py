@@ -19,6 +19,9 @@ __all__ = [
     "IMAGE_ENCODING",
     "LABELS",
     "REJECTS",
+    "SELECTION",
+    "SELECTION_HALF",
+    "SELECTION_KINDS",
     "TRUTH",
     "VERSIONS",
     "check",
@@ -39,6 +42,9 @@ VERSIONS: Final = {
     "scores": 1,
     "ranking": 1,
     "rejects": 1,
+    "selection": 1,
+    "selection_half": 1,
+    "selection_kinds": 1,
 }
 BLANK: Final = -32768
 """The int16 value of a pixel without data."""
@@ -151,6 +157,75 @@ REJECTS: Final = _schema(
     ],
 )
 """Objects that a stage could not handle, and why."""
+
+_CUT = (
+    _field("cut", pa.string()),
+    _field("cut_value", pa.float64()),
+    _field("list_length", pa.int64()),
+)
+
+
+def _with_interval(*names: str) -> list[pa.Field]:
+    ends = ("", "_low", "_high")
+    return [_field(name + end, pa.float64(), nullable=True) for name in names for end in ends]
+
+
+def _bin(suffix: str = "") -> list[pa.Field]:
+    return [
+        _field(f"quantity{suffix}", pa.string(), nullable=bool(suffix)),
+        _field(f"bin{suffix}", pa.string(), nullable=bool(suffix)),
+        _field(f"low{suffix}", pa.float64(), nullable=True),
+        _field(f"high{suffix}", pa.float64(), nullable=True),
+    ]
+
+
+SELECTION: Final = _schema(
+    "selection",
+    [
+        *_CUT,
+        *_bin(),
+        *_bin("_2"),
+        *(_field(name, pa.int64()) for name in ("n_lenses", "n_ranked", "n_found")),
+        *_with_interval("completeness"),
+    ],
+)
+"""Completeness of a list in bins of truth, with Wilson 95 % intervals (null without a lens).
+
+The list ends where `cut` ("budget" or "threshold") says: after `cut_value` objects, or at that
+p_lens; it holds `list_length` objects. A bin is low ≤ x < high in units of `TRUTH`, open at an end
+that is null; in the bin "unknown" the value is null or not finite, and the quantity "all" has one
+bin. Rows with `quantity_2` are cells of a plane. Of `n_lenses` lenses in the bin, `n_ranked`
+reached the ranking and `n_found` the list.
+"""
+
+SELECTION_KINDS: Final = _schema(
+    "selection_kinds",
+    [
+        *_CUT,
+        _field("kind", pa.string()),
+        _field("y", pa.int8()),
+        *(_field(name, pa.int64()) for name in ("n_objects", "n_ranked", "n_listed")),
+        *_with_interval("rate", "share"),
+    ],
+)
+"""What but lenses fills a list: of `n_objects` of a kind `n_listed` are in it, a `rate` that is the
+kind's false positive rate, and a `share` of all false positives, with Wilson 95 % intervals.
+Marginal objects (y = −1) are no false positives and have no share."""
+
+SELECTION_HALF: Final = _schema(
+    "selection_half",
+    [
+        *_CUT,
+        _field("quantity", pa.string()),
+        _field("scale", pa.string()),
+        *(_field(name, pa.int64()) for name in ("n_lenses", "n_found")),
+        *_with_interval("half"),
+        _field("note", pa.string()),
+    ],
+)
+"""Where a logistic curve in a quantity ("linear" or "log" `scale`) crosses half completeness, with
+its 95 % interval; null where that cannot be said, and then `note` says why. An interval's end that
+is null lies outside the values of the lenses."""
 
 
 def image_layout(

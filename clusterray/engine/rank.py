@@ -16,11 +16,13 @@ from clusterray.engine.telemetry import RunSummary
 from clusterray.ensemble import bundle as bundles
 from clusterray.errors import InputError, RunError
 from clusterray.provenance import data_fingerprint, provenance
-from clusterray.rank import ranking, report
+from clusterray.rank import ranking, report, selection, selection_page
 from clusterray.sky import catalogue, shards
 from clusterray.sky.thumbnails import Thumbnail
 
 __all__ = ["rank"]
+
+_SELECTION_PAGE = "selection.html"
 
 
 def rank(config: Config) -> RunSummary:
@@ -30,7 +32,8 @@ def rank(config: Config) -> RunSummary:
 
     Raises
     ------
-    InputError : a shard is not scored to its end, or `paths.truth` names no file.
+    InputError : a shard is not scored to its end, or `paths.truth` names no file, or one of
+        other objects.
     RunError : the scores were made with another bundle.
     """
     start = time.monotonic()
@@ -44,7 +47,13 @@ def rank(config: Config) -> RunSummary:
         logits, logit_stack=scores.column("logit_stack").to_numpy()
     )
     table = ranking.build(scores, models=bundle.models, p_lens=p, p_low=low, p_high=high)
+    # Measured before anything is written: a truth table of another survey is refused here.
+    measured = selection.measure(table, truth, config.rank) if truth is not None else None
     folder = config.paths.ranking
+    outputs = {
+        "ranking": storage.join(folder, "ranking.parquet"),
+        "report": storage.join(folder, "report.html"),
+    }
     about = {
         "run_key": key,
         "data": data_fingerprint(r.footer for r in receipts),
@@ -55,6 +64,8 @@ def rank(config: Config) -> RunSummary:
     }
     storage.write_json(storage.join(folder, "run.json"), about)
     ranking.write(folder, table)
+    if measured is not None:
+        outputs["selection"] = _write_selection(folder, measured)
     _write_report(table, about, config, bundle, truth)
     summary = RunSummary(
         verb="rank",
@@ -64,10 +75,7 @@ def rank(config: Config) -> RunSummary:
         rows=len(table),
         rejected=sum(r.rejected for r in receipts),
         seconds=time.monotonic() - start,
-        outputs={
-            "ranking": storage.join(folder, "ranking.parquet"),
-            "report": storage.join(folder, "report.html"),
-        },
+        outputs=outputs,
         notes=notes,
     )
     summary.write(storage.join(folder, "summary.json"))
@@ -139,6 +147,13 @@ def _logits(scores: pa.Table, models: Sequence[str]) -> Any:
     return np.column_stack([scores.column(f"logit_{m}").to_numpy() for m in models])
 
 
+def _write_selection(folder: str, measured: selection.Selection) -> str:
+    selection.write(folder, measured)
+    url = storage.join(folder, _SELECTION_PAGE)
+    storage.write_bytes(url, selection_page.render(measured).encode())
+    return url
+
+
 def _write_report(
     table: pa.Table,
     about: dict[str, Any],
@@ -157,6 +172,7 @@ def _write_report(
         settings=config.rank,
         truth=truth,
         labels=labels,
+        beside=[(_SELECTION_PAGE, "Selection function")] if truth is not None else [],
     )
     storage.write_bytes(storage.join(config.paths.ranking, "report.html"), html.encode())
 

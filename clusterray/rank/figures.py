@@ -14,7 +14,14 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 __all__ = [
+    "BLUE",
+    "GREEN",
+    "GREY",
+    "INK",
+    "ORANGE",
+    "PURPLE",
     "budget_curves",
+    "drawn",
     "known_recall",
     "rank_bins",
     "reliability",
@@ -24,31 +31,45 @@ __all__ = [
 Floats = NDArray[np.float64]
 
 # Replaced by `currentColor`, so that axes and words are dark on light and light on dark.
-_INK = "#010203"
+INK = "#010203"
 # Okabe & Ito's palette, at lightnesses that stand out on white and on near-black.
-_BLUE, _ORANGE, _GREEN, _GREY = "#2f86c8", "#d97722", "#1f9e77", "#8b9099"
+BLUE, ORANGE, GREEN, GREY = "#2f86c8", "#d97722", "#1f9e77", "#8b9099"
+PURPLE = "#b066c4"
 _STYLE = {
-    "axes.edgecolor": _INK,
-    "axes.labelcolor": _INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
     "axes.spines.right": False,
     "axes.spines.top": False,
     "font.family": "sans-serif",
     "font.size": 11.0,
     "legend.frameon": False,
     "svg.fonttype": "none",
-    "text.color": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
 }
 
 
 @contextmanager
-def _axes(svg: list[str], *, name: str, description: str) -> Iterator[Axes]:
-    """Axes to draw on; the SVG is appended to `svg` at the end."""
+def drawn(
+    svg: list[str],
+    *,
+    name: str,
+    description: str,
+    size_in: tuple[float, float] = (6.4, 4.0),
+) -> Iterator[Axes]:
+    """Give axes to draw on; the SVG is appended to `svg` at the end.
+
+    Parameters
+    ----------
+    name : prefix of the ids inside the SVG, its own in each page.
+    description : what a screen reader says.
+    size_in : width and height in inches, for letters of 11 points.
+    """
     # The salt names the clip paths: it must differ between the figures of one page.
     settings: Any = {**_STYLE, "svg.hashsalt": name}
     with mpl.rc_context(settings):
-        figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+        figure = Figure(figsize=size_in, layout="constrained")
         axes = figure.subplots()
         yield axes
         buffer = io.StringIO()
@@ -65,8 +86,8 @@ def _inline(document: str, name: str, description: str) -> str:
     label = f'role="img" aria-labelledby="{name}-title"'
     title = f'<title id="{name}-title">{escape(description)}</title>'
     # Matplotlib names groups figure_1, axes_1 … in every figure; an id may stand once in a page.
-    rest = re.sub(r'<g id="[a-z.]+(?:2d)?_\d+">', "<g>", rest)
-    return f"<svg {box.group() if box else ''} {label}>{title}{rest}".replace(_INK, "currentColor")
+    rest = re.sub(r'<g id="[A-Za-z.]+(?:2d)?_\d+"', "<g", rest)
+    return f"<svg {box.group() if box else ''} {label}>{title}{rest}".replace(INK, "currentColor")
 
 
 def score_histogram(logit: Floats, *, groups: Sequence[tuple[str, NDArray[np.bool_]]]) -> str:
@@ -80,8 +101,8 @@ def score_histogram(logit: Floats, *, groups: Sequence[tuple[str, NDArray[np.boo
     edges = np.histogram_bin_edges(logit, bins=min(60, max(10, int(np.sqrt(len(logit))))))
     svg: list[str] = []
     parts = ", ".join(f"{members.sum()} {name}" for name, members in groups)
-    with _axes(svg, name="histogram", description=f"Histogram of the scores of {parts}") as axes:
-        for (name, members), colour in zip(groups, (_GREY, _ORANGE, _BLUE), strict=False):
+    with drawn(svg, name="histogram", description=f"Histogram of the scores of {parts}") as axes:
+        for (name, members), colour in zip(groups, (GREY, ORANGE, BLUE), strict=False):
             counts, _ = np.histogram(logit[members], edges)
             axes.stairs(counts, edges, fill=True, alpha=0.35, color=colour)
             axes.stairs(counts, edges, lw=1.8, color=colour, label=f"{name} ({members.sum():,})")
@@ -126,13 +147,13 @@ def reliability(
         for n, e, o in zip(names, expected, observed, strict=True)
     )
     place = np.arange(len(names))
-    with _axes(
+    with drawn(
         svg, name="reliability", description=f"Expected and observed lenses, {said}"
     ) as axes:
-        axes.bar(place, expected, width=0.62, color=_BLUE, alpha=0.4, label="expected: sum of p")
+        axes.bar(place, expected, width=0.62, color=BLUE, alpha=0.4, label="expected: sum of p")
         whiskers = np.maximum([expected - low, high - expected], 0)
-        axes.errorbar(place, expected, whiskers, fmt="none", color=_BLUE, capsize=4, lw=1.6)
-        axes.plot(place, observed, "o", ms=8, color=_ORANGE, label="observed")
+        axes.errorbar(place, expected, whiskers, fmt="none", color=BLUE, capsize=4, lw=1.6)
+        axes.plot(place, observed, "o", ms=8, color=ORANGE, label="observed")
         axes.set(xlabel="ranks", ylabel="lenses in the bin")
         axes.set_xticks(place, names)
         axes.set_ylim(bottom=0)
@@ -158,16 +179,16 @@ def budget_curves(
     """
     svg: list[str] = []
     styles: list[dict[str, Any]] = [
-        {"color": _BLUE, "ls": "--"},
-        {"color": _ORANGE},
-        {"color": _GREEN},
+        {"color": BLUE, "ls": "--"},
+        {"color": ORANGE},
+        {"color": GREEN},
     ]
-    with _axes(svg, name=name, description=description) as axes:
+    with drawn(svg, name=name, description=description) as axes:
         for (label, share), style in zip(curves, styles, strict=False):
             at = _sampled(len(share))
             axes.plot(at, 100 * share[at - 1], lw=2, drawstyle="steps-post", label=label, **style)
         for budget in budgets:
-            axes.axvline(budget, color=_INK, lw=0.7, alpha=0.35)
+            axes.axvline(budget, color=INK, lw=0.7, alpha=0.35)
         axes.set(xlabel="objects inspected, best first", ylabel="per cent", xscale="log")
         axes.set_ylim(0, 103)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")

@@ -44,6 +44,7 @@ def render(
     settings: RankSettings,
     truth: pa.Table | None = None,
     labels: pa.Table | None = None,
+    beside: Sequence[tuple[str, str]] = (),
 ) -> str:
     """Write the report of a ranking as one self-contained HTML page.
 
@@ -59,6 +60,7 @@ def render(
         one was used and why.
     settings : budgets, how many to show, and which bands are red, green and blue.
     truth, labels : where known; with truth the list is measured, without it only labels speak.
+    beside : pages in the report's folder to link to: (name, what it is).
 
     Raises
     ------
@@ -78,6 +80,7 @@ def render(
         page.section("How good is the list", _budget_table(ranking, evidence, budgets)),
         _figures(ranking, evidence, budgets),
         *_metrics(ranking, evidence),
+        *([page.links(beside)] if beside else []),
         _candidates(ranking, evidence, thumbnails, bands, settings),
         _provenance(provenance),
     ]

@@ -241,6 +241,53 @@ def test_truth_that_is_not_there_is_told_before_anything_is_written(tiny, tmp_pa
     assert not Path(again.paths.ranking).exists()
 
 
+def test_truth_of_another_survey_is_told_before_anything_is_written(tiny, tmp_path):
+    truth = storage.read_table(tiny.paths.truth)
+    foreign = pa.array([f"other{i}" for i in range(len(truth))])
+    storage.write_table(
+        f"{tmp_path}/other.parquet", truth.set_column(0, schema.TRUTH.field(0), foreign)
+    )
+    again = rescored(
+        tiny,
+        tmp_path,
+        f"paths.scores='{tiny.paths.scores}'",
+        f"paths.truth='{tmp_path}/other.parquet'",
+    )
+    with pytest.raises(InputError, match="none of the 72 objects of the truth table"):
+        rank(again)
+    assert not Path(again.paths.ranking).exists()
+
+
+def test_with_truth_the_selection_function_stands_beside_the_report(tiny, tmp_path):
+    again = rescored(
+        tiny,
+        tmp_path,
+        f"paths.scores='{tiny.paths.scores}'",
+        "rank.budgets=[10, 5000]",
+        "rank.selection_threshold=0.4",
+    )
+    folder = Path(again.paths.ranking)
+    assert rank(again).outputs["selection"] == str(folder / "selection.html")
+    table = pq.read_table(folder / "selection.parquet")
+    rows = [r for r in table.to_pylist() if r["quantity"] == "all"]
+    assert [(r["cut"], r["cut_value"]) for r in rows] == [
+        ("budget", 10), ("budget", 72), ("threshold", 0.4)
+    ]  # fmt: skip
+    truth = {r["object_id"]: r["y"] for r in pq.read_table(again.paths.truth).to_pylist()}
+    ranking = pq.read_table(folder / "ranking.parquet").to_pylist()
+    first = [truth[r["object_id"]] for r in ranking[:10]].count(1)
+    above = [truth[r["object_id"]] for r in ranking if r["p_lens"] >= 0.4].count(1)
+    assert [r["n_found"] for r in rows] == [first, 24, above]
+    assert {r["n_lenses"] for r in rows} == {24}
+    assert 'href="selection.html"' in (folder / "report.html").read_text()
+    blind = rescored(
+        tiny, tmp_path / "blind", f"paths.scores='{tiny.paths.scores}'", "paths.truth=''"
+    )
+    assert "selection" not in rank(blind).outputs
+    assert not list(Path(blind.paths.ranking).glob("selection*"))
+    assert "selection.html" not in Path(blind.paths.ranking, "report.html").read_text()
+
+
 def test_ranking_follows_the_shards_that_stand_now(tiny, tmp_path):
     copied, gone = tmp_path / "shards", tmp_path / "gone.parquet"
     shutil.copytree(tiny.paths.shards, copied)
