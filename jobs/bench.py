@@ -18,6 +18,7 @@ __all__ = ["BENCHMARKS", "main"]
 
 BENCHMARKS: Final = {
     "shards": "size and decode rate of cutout shards beside a fixed_shape_tensor column",
+    "simulate": "lenses rendered, beside a straight lenstronomy rendering of the same scenes",
 }
 """Name of a module in `jobs.benchmarks`, and what it measures."""
 

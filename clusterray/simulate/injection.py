@@ -29,7 +29,7 @@ from clusterray.sky.shards import CutoutBatch
 __all__ = ["Injected", "inject", "pairs_table"]
 
 _MASS_SIGMA_LN: Final = 0.25
-_MAX_TRIES: Final = 60
+_MAX_TRIES: Final = 25
 _SHARED_TRUTH: Final = (
     *("z_lens", "z_source", "m200_msun", "richness", "tries"),
     *("theta_e_arcsec", "theta_e_reference_arcsec", "theta_e_over_fwhm"),

@@ -16,17 +16,19 @@ from scipy.special import gammainc
 from clusterray.simulate.galaxies import Galaxies
 from clusterray.simulate.lensing import LensPlane
 
-__all__ = ["TRUNCATION", "add_galaxies", "add_lensed", "reach_arcsec"]
+__all__ = ["TRUNCATION", "add_galaxies", "add_lensed", "amplitudes", "reach_arcsec"]
 
 Floats = NDArray[np.float64]
 Canvas = NDArray[np.float32]
 TRUNCATION: Final = 6.0
 """Profiles end at this many effective radii; all of the flux lies inside."""
 _LENSTRONOMY: Final = SersicElliptic()
-_MAX_SUB: Final = 9
+# A part of a sample is this small against its distance from the centre, or against r_eff.
+_FINENESS: Final = 0.3
+_SMALLEST: Final = 0.01
+_LEAST_SIDE: Final = 1 / 64
+_STACK: Final = 32
 _BLOCK: Final = 8
-# A pixel is cut into this many parts per scale length of the profile that it covers.
-_PARTS: Final = 3.0
 
 
 def reach_arcsec(galaxies: Galaxies) -> Floats:
@@ -34,10 +36,9 @@ def reach_arcsec(galaxies: Galaxies) -> Floats:
     return np.asarray(TRUNCATION * galaxies.r_eff_arcsec / np.sqrt(galaxies.axis_ratio))
 
 
-def _shapes(galaxies: Galaxies) -> Floats:
-    """(n, 9): x, y, cos, sin, √q, r_eff, 1/n, b_n, surface brightness at r_eff of unit flux."""
-    n = galaxies.n_sersic
-    b_n = np.array([_LENSTRONOMY.b_n(float(v)) for v in n])
+def amplitudes(galaxies: Galaxies) -> Floats:
+    """(n,) surface brightness at r_eff, per square arcsec, of galaxies of unit flux."""
+    n, b_n = galaxies.n_sersic, _b_n(galaxies)
     total = np.array(
         [
             _LENSTRONOMY.total_flux(1.0, float(r), float(v))
@@ -45,6 +46,15 @@ def _shapes(galaxies: Galaxies) -> Floats:
         ]
     )
     inside = gammainc(2 * n, b_n * TRUNCATION ** (1 / n))
+    return np.asarray(1 / (total * inside))
+
+
+def _b_n(galaxies: Galaxies) -> Floats:
+    return np.array([_LENSTRONOMY.b_n(float(v)) for v in galaxies.n_sersic])
+
+
+def _shapes(galaxies: Galaxies) -> Floats:
+    """(n, 9): x, y, cos, sin, √q, r_eff, 1/n, b_n, surface brightness at r_eff of unit flux."""
     return np.column_stack(
         [
             galaxies.x_arcsec,
@@ -53,9 +63,9 @@ def _shapes(galaxies: Galaxies) -> Floats:
             np.sin(galaxies.angle_rad),
             np.sqrt(galaxies.axis_ratio),
             galaxies.r_eff_arcsec,
-            1 / n,
-            b_n,
-            1 / (total * inside),
+            1 / galaxies.n_sersic,
+            _b_n(galaxies),
+            amplitudes(galaxies),
         ]
     )
 
@@ -108,14 +118,37 @@ def _brightness(dx, dy, shape) -> float:  # type: ignore[no-untyped-def]
     return float(shape[8] * np.exp(-shape[7] * (radius ** shape[6] - 1.0)))
 
 
-@njit(cache=True, inline="always")
-def _parts(footprint, distance, r_eff) -> int:  # type: ignore[no-untyped-def]
-    return min(_MAX_SUB, max(1, int(np.ceil(_PARTS * footprint / (distance + 0.25 * r_eff)))))
+@njit(cache=True, fastmath=True)
+def _in_cell(x, y, a, b, c, d, shape, stack) -> float:  # type: ignore[no-untyped-def]
+    """Mean surface brightness over a parallelogram about (x, y) with the sides (a, c) and (b, d).
+
+    It is quartered until each part is small against its distance from the galaxy's centre, where
+    profiles have a cusp, and then sampled at its middle.
+    """
+    widest = np.sqrt(max(a * a + c * c, b * b + d * d))
+    least = _SMALLEST * shape[5]
+    stack[0, 0], stack[0, 1], stack[0, 2] = 0.0, 0.0, 1.0
+    n, light = 1, 0.0
+    while n > 0:
+        n -= 1
+        u, v, side = stack[n, 0], stack[n, 1], stack[n, 2]
+        dx, dy = x + a * u + b * v, y + c * u + d * v
+        fine = _FINENESS * np.sqrt(dx * dx + dy * dy) + least
+        if side * widest > fine and side > _LEAST_SIDE:
+            for k in range(4):
+                stack[n + k, 0] = u + (0.25 if k % 2 else -0.25) * side
+                stack[n + k, 1] = v + (0.25 if k // 2 else -0.25) * side
+                stack[n + k, 2] = 0.5 * side
+            n += 4
+        else:
+            light += side * side * _brightness(dx, dy, shape)
+    return float(light)
 
 
 @njit(cache=True, fastmath=True)
 def _add_galaxies(canvas, shapes, reach, flux, step) -> None:  # type: ignore[no-untyped-def]
     bands, rows, columns = canvas.shape
+    stack = np.empty((_STACK, 3))
     for g in range(shapes.shape[0]):
         shape = shapes[g]
         first_i = int(np.floor((shape[0] - reach[g]) / step))
@@ -135,13 +168,7 @@ def _add_galaxies(canvas, shapes, reach, flux, step) -> None:  # type: ignore[no
             y = (first_j + j + 0.5) * step - shape[1]
             for i in range(stamp.shape[1]):
                 x = (first_i + i + 0.5) * step - shape[0]
-                sub = _parts(step, np.sqrt(x * x + y * y), shape[5])
-                light = 0.0
-                for m in range(sub):
-                    dy = y + ((m + 0.5) / sub - 0.5) * step
-                    for n in range(sub):
-                        light += _brightness(x + ((n + 0.5) / sub - 0.5) * step, dy, shape)
-                stamp[j, i] = light / (sub * sub)
+                stamp[j, i] = _in_cell(x, y, step, 0.0, 0.0, step, shape, stack)
                 total += stamp[j, i]
         scale = 1.0 / total if whole and total > 0 else step * step
         for j in range(max(first_j, 0), min(last_j, rows - 1) + 1):
@@ -182,6 +209,7 @@ def _add_lensed(  # type: ignore[no-untyped-def]
     beta = np.empty((2, n, n))
     n_blocks = (n + _BLOCK - 1) // _BLOCK
     bounds = np.empty((n_blocks, n_blocks, 4))
+    stack = np.empty((_STACK, 3))
     for g in range(shapes.shape[0]):
         if g == 0 or scale[g] != scale[g - 1]:
             _rays(axis, alpha, scale[g], beta, bounds)
@@ -194,7 +222,13 @@ def _add_lensed(  # type: ignore[no-untyped-def]
                 for j in range(block_j * _BLOCK, min((block_j + 1) * _BLOCK, n)):
                     for i in range(block_i * _BLOCK, min((block_i + 1) * _BLOCK, n)):
                         light = _in_sample(
-                            beta[:, j, i], gradient[:, :, j, i], scale[g], step, shapes[g], reach[g]
+                            beta[:, j, i],
+                            gradient[:, :, j, i],
+                            scale[g],
+                            step,
+                            shapes[g],
+                            reach[g],
+                            stack,
                         )
                         if light > 0:
                             for band in range(canvas.shape[0]):
@@ -202,7 +236,9 @@ def _add_lensed(  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, fastmath=True, inline="always")
-def _in_sample(beta, gradient, s, step, shape, reach) -> float:  # type: ignore[no-untyped-def]
+def _in_sample(  # type: ignore[no-untyped-def]
+    beta, gradient, s, step, shape, reach, stack
+) -> float:
     """Flux in one sample, of side `step`, of a lensed galaxy of unit flux."""
     x, y = beta[0] - shape[0], beta[1] - shape[1]
     a, b = (1.0 - s * gradient[0, 0]) * step, -s * gradient[0, 1] * step
@@ -211,11 +247,4 @@ def _in_sample(beta, gradient, s, step, shape, reach) -> float:  # type: ignore[
     distance = np.sqrt(x * x + y * y)
     if distance > reach + 0.75 * size:
         return 0.0
-    sub = _parts(size, max(distance - 0.5 * size, 0.0), shape[5])
-    light = 0.0
-    for m in range(sub):
-        v = (m + 0.5) / sub - 0.5
-        for n in range(sub):
-            u = (n + 0.5) / sub - 0.5
-            light += _brightness(x + a * u + b * v, y + c * u + d * v, shape)
-    return float(light * step * step / (sub * sub))
+    return float(_in_cell(x, y, a, b, c, d, shape, stack) * step * step)
