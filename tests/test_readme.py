@@ -51,7 +51,9 @@ def test_examples_that_need_the_demo_name_what_exists() -> None:
 
 
 def test_the_settings_example_is_valid() -> None:
-    (example,) = blocks("toml")
+    example, *others = blocks("toml")
+    for other in others:
+        config.resolve(tomllib.loads(other))
     loaded = config.resolve(tomllib.loads(example))
     assert resolve(loaded.survey).band_names == ("g", "r", "i")
     assert loaded.ingest.tile_bands == {"*_HSC-G_*": "g"}
