@@ -27,6 +27,10 @@ _MAX_SUB: Final = 9
 _BLOCK: Final = 8
 # A pixel is cut into this many parts per scale length of the profile that it covers.
 _PARTS: Final = 3.0
+# Towards a cusp: Gauss–Legendre in t, at t³.
+_T, _T_WEIGHT = np.polynomial.legendre.leggauss(7)
+_CUSP_AT: Final = ((_T + 1) / 2) ** 3
+_CUSP_WEIGHT: Final = 1.5 * ((_T + 1) / 2) ** 2 * _T_WEIGHT
 
 
 def reach_arcsec(galaxies: Galaxies) -> Floats:
@@ -109,8 +113,49 @@ def _brightness(dx, dy, shape) -> float:  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, inline="always")
-def _parts(footprint, distance, r_eff) -> int:  # type: ignore[no-untyped-def]
-    return min(_MAX_SUB, max(1, int(np.ceil(_PARTS * footprint / (distance + 0.25 * r_eff)))))
+def _parts(footprint, dx, dy, shape) -> int:  # type: ignore[no-untyped-def]
+    """Parts that a sample of this size is cut into, by the scale of the profile's short side."""
+    major = (dx * shape[2] + dy * shape[3]) * shape[4]
+    minor = (dy * shape[2] - dx * shape[3]) / shape[4]
+    distance = max(np.sqrt(major * major + minor * minor) - 0.5 * footprint, 0.0)
+    scale = (distance + 0.25 * shape[5]) * shape[4]
+    return min(_MAX_SUB, max(1, int(np.ceil(_PARTS * footprint / scale))))
+
+
+@njit(cache=True, fastmath=True)
+def _mean_brightness(x, y, a, b, c, d, size, shape) -> float:  # type: ignore[no-untyped-def]
+    """Mean over a sample whose centre is at (x, y) and whose sides are (a, c) and (b, d)."""
+    # The galaxy's centre is at (u, v) / det, in units of the sample's sides.
+    det, u, v = a * d - b * c, b * y - d * x, c * x - a * y
+    if abs(u) < abs(det) and abs(v) < abs(det):
+        return _mean_near_cusp(x, y, a, b, c, d, u / det, v / det, shape)
+    sub = _parts(size, x, y, shape)
+    light = 0.0
+    for m in range(sub):
+        v = (m + 0.5) / sub - 0.5
+        for n in range(sub):
+            u = (n + 0.5) / sub - 0.5
+            light += _brightness(x + a * u + b * v, y + c * u + d * v, shape)
+    return float(light / (sub * sub))
+
+
+@njit(cache=True, fastmath=True)
+def _mean_near_cusp(x, y, a, b, c, d, u0, v0, shape) -> float:  # type: ignore[no-untyped-def]
+    """The same, by points that crowd towards the centre, in which steep profiles are infinite."""
+    u0, v0 = min(max(u0, -0.5), 0.5), min(max(v0, -0.5), 0.5)
+    light = 0.0
+    for up in (-0.5, 0.5):
+        for right in (-0.5, 0.5):
+            width, height = right - u0, up - v0
+            if width == 0.0 or height == 0.0:
+                continue
+            for m in range(_CUSP_AT.size):
+                v = v0 + height * _CUSP_AT[m]
+                for n in range(_CUSP_AT.size):
+                    u = u0 + width * _CUSP_AT[n]
+                    weight = _CUSP_WEIGHT[m] * _CUSP_WEIGHT[n] * abs(width * height)
+                    light += weight * _brightness(x + a * u + b * v, y + c * u + d * v, shape)
+    return float(light)
 
 
 @njit(cache=True, fastmath=True)
@@ -135,13 +180,7 @@ def _add_galaxies(canvas, shapes, reach, flux, step) -> None:  # type: ignore[no
             y = (first_j + j + 0.5) * step - shape[1]
             for i in range(stamp.shape[1]):
                 x = (first_i + i + 0.5) * step - shape[0]
-                sub = _parts(step, np.sqrt(x * x + y * y), shape[5])
-                light = 0.0
-                for m in range(sub):
-                    dy = y + ((m + 0.5) / sub - 0.5) * step
-                    for n in range(sub):
-                        light += _brightness(x + ((n + 0.5) / sub - 0.5) * step, dy, shape)
-                stamp[j, i] = light / (sub * sub)
+                stamp[j, i] = _mean_brightness(x, y, step, 0.0, 0.0, step, step, shape)
                 total += stamp[j, i]
         scale = 1.0 / total if whole and total > 0 else step * step
         for j in range(max(first_j, 0), min(last_j, rows - 1) + 1):
@@ -211,11 +250,4 @@ def _in_sample(beta, gradient, s, step, shape, reach) -> float:  # type: ignore[
     distance = np.sqrt(x * x + y * y)
     if distance > reach + 0.75 * size:
         return 0.0
-    sub = _parts(size, max(distance - 0.5 * size, 0.0), shape[5])
-    light = 0.0
-    for m in range(sub):
-        v = (m + 0.5) / sub - 0.5
-        for n in range(sub):
-            u = (n + 0.5) / sub - 0.5
-            light += _brightness(x + a * u + b * v, y + c * u + d * v, shape)
-    return float(light * step * step / (sub * sub))
+    return float(step * step * _mean_brightness(x, y, a, b, c, d, size, shape))
