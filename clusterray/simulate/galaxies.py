@@ -162,7 +162,7 @@ def _colour_scatter(
     """
     scatter = rng.normal(size=(len(red), n_bands)) * np.where(red, 0.035, 0.08)[:, None]
     tilt = 0.1 * np.log10(light)[:, None] * 0.5 ** np.arange(n_bands) * red[:, None]
-    return scatter + tilt
+    return np.asarray(scatter + tilt, float)
 
 
 def central(
