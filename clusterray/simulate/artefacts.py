@@ -1,7 +1,7 @@
 """What detectors, optics and pipelines add to an image that is none of the sky's doing."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import numpy as np
@@ -58,11 +58,10 @@ def mismatched(artefact: Artefact | None, exposures: Sequence[Exposure]) -> tupl
         return tuple(exposures)
     out = list(exposures)
     one = out[artefact.band]
-    out[artefact.band] = Exposure(
-        one.band,
-        one.depth_mag - 2.5 * float(np.log10(artefact.size)),
-        one.psf_fwhm_arcsec * artefact.size,
-        one.sky_mag,
+    out[artefact.band] = replace(
+        one,
+        depth_mag=one.depth_mag - 2.5 * float(np.log10(artefact.size)),
+        psf_fwhm_arcsec=one.psf_fwhm_arcsec * artefact.size,
     )
     return tuple(out)
 

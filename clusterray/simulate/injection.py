@@ -13,13 +13,12 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
-from astropy.stats import gaussian_sigma_to_fwhm
 from numpy.typing import NDArray
 
 from clusterray.provenance import seed_for
 from clusterray.simulate import halo, negatives, scene
 from clusterray.simulate.cutouts import CutoutMaker
-from clusterray.simulate.observe import SKY_MAG, Exposure, blur
+from clusterray.simulate.observe import SKY_MAG, Exposure, blur, noise_equivalent_px
 from clusterray.simulate.system import Foreground, System, draw_background, draw_foreground
 from clusterray.simulate.truth import arc_mask, find_images, truth_row
 from clusterray.sky.cutout_table import to_table
@@ -126,14 +125,16 @@ class _Known:
         """Conditions that give the cutout's own PSF and noise."""
         pixel = maker.frame.pixel_arcsec
         sky = SKY_MAG.get(maker.survey.name, {})
+        law = maker.recipe.observation
+        beta = law.moffat_beta if law.psf == "moffat" else None
         out = []
         for band, fwhm, sigma in zip(
             maker.survey.bands, self.psf_fwhm_arcsec, self.noise_sigma, strict=True
         ):
             width = fwhm if fwhm > 0 else float(band.psf_fwhm_arcsec or 0)
-            s_px = width / gaussian_sigma_to_fwhm / pixel
-            depth = NJY_ZERO_POINT - 2.5 * np.log10(5 * sigma * np.sqrt(4 * np.pi * s_px**2))
-            out.append(Exposure(band.name, float(depth), width, sky[band.name]))
+            area = noise_equivalent_px(width, pixel_arcsec=pixel, moffat_beta=beta)
+            depth = NJY_ZERO_POINT - 2.5 * np.log10(5 * sigma * np.sqrt(area))
+            out.append(Exposure(band.name, float(depth), width, sky[band.name], beta))
         return tuple(out)
 
 

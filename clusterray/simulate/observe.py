@@ -25,6 +25,7 @@ __all__ = [
     "correlation_gain",
     "detect",
     "flux_njy",
+    "noise_equivalent_px",
     "noise_sigma_njy",
     "optical_transfer",
 ]
@@ -59,18 +60,23 @@ class Exposure:
     """Conditions in one band.
 
     `depth_mag` is the 5σ point-source depth, `psf_fwhm_arcsec` that of a star as delivered (pixel
-    included), `sky_mag` the sky's surface brightness per square arcsec.
+    included), `sky_mag` the sky's surface brightness per square arcsec, `moffat_beta` the exponent
+    of the PSF, None of a Gaussian one.
     """
 
     band: str
     depth_mag: float
     psf_fwhm_arcsec: float
     sky_mag: float
+    moffat_beta: float | None = None
 
     def sigma_njy(self, pixel_arcsec: float) -> float:
         """Sky noise of one pixel."""
         return noise_sigma_njy(
-            self.depth_mag, psf_fwhm_arcsec=self.psf_fwhm_arcsec, pixel_arcsec=pixel_arcsec
+            self.depth_mag,
+            psf_fwhm_arcsec=self.psf_fwhm_arcsec,
+            pixel_arcsec=pixel_arcsec,
+            moffat_beta=self.moffat_beta,
         )
 
     def gain(self, pixel_arcsec: float) -> float:
@@ -128,6 +134,7 @@ def conditions(survey: Survey, law: Observation, *, seed: int, name: str) -> tup
                     band.psf_fwhm_arcsec * seeing * rng.lognormal(0, law.band_seeing_sigma_ln)
                 ),
                 sky_mag=sky[band.name],
+                moffat_beta=law.moffat_beta if law.psf == "moffat" else None,
             )
         )
     return tuple(drawn)
@@ -138,14 +145,34 @@ def flux_njy(mag: float | Floats) -> Floats:
     return np.asarray(10 ** (0.4 * (NJY_ZERO_POINT - np.asarray(mag))), float)
 
 
-def noise_sigma_njy(depth_mag: float, *, psf_fwhm_arcsec: float, pixel_arcsec: float) -> float:
+def noise_equivalent_px(
+    psf_fwhm_arcsec: float, *, pixel_arcsec: float, moffat_beta: float | None = None
+) -> float:
+    """Noise-equivalent area 1/Σp² of a PSF p, in pixels (King 1983).
+
+    4π s² of a Gaussian of σ = s; π α² (2β − 1)/(β − 1)² of a Moffat (1 + r²/α²)^−β, whose wings
+    make it 1.7 times that of a Gaussian of the same FWHM at β = 3.
+    """
+    fwhm = psf_fwhm_arcsec / pixel_arcsec
+    if moffat_beta is None:
+        return float(4 * np.pi * (fwhm / gaussian_sigma_to_fwhm) ** 2)
+    alpha2 = fwhm**2 / (4 * (2 ** (1 / moffat_beta) - 1))
+    return float(np.pi * alpha2 * (2 * moffat_beta - 1) / (moffat_beta - 1) ** 2)
+
+
+def noise_sigma_njy(
+    depth_mag: float,
+    *,
+    psf_fwhm_arcsec: float,
+    pixel_arcsec: float,
+    moffat_beta: float | None = None,
+) -> float:
     """Noise of one pixel that gives a 5σ point-source depth.
 
-    A matched Gaussian filter has σ_flux = σ_pixel √(4π) s, s the PSF's σ in pixels
-    (King 1983, the noise-equivalent area).
+    A matched filter has σ_flux = σ_pixel √A, A the PSF's `noise_equivalent_px`.
     """
-    s_px = psf_fwhm_arcsec / gaussian_sigma_to_fwhm / pixel_arcsec
-    return float(flux_njy(depth_mag) / 5 / np.sqrt(4 * np.pi * s_px**2))
+    area = noise_equivalent_px(psf_fwhm_arcsec, pixel_arcsec=pixel_arcsec, moffat_beta=moffat_beta)
+    return float(flux_njy(depth_mag) / 5 / np.sqrt(area))
 
 
 def optical_transfer(

@@ -123,9 +123,10 @@ def _in_cell(x, y, a, b, c, d, shape, stack) -> float:  # type: ignore[no-untype
     """Mean surface brightness over a parallelogram about (x, y) with the sides (a, c) and (b, d).
 
     It is quartered until each part is small against its distance from the galaxy's centre, where
-    profiles have a cusp, and then sampled at its middle.
+    profiles have a cusp, on the scale of the shorter axis, and then sampled at its middle.
     """
-    widest = np.sqrt(max(a * a + c * c, b * b + d * d))
+    # An ellipse of axis ratio q is √q narrower across than on the mean of its axes.
+    widest = np.sqrt(max(a * a + c * c, b * b + d * d)) / shape[4]
     least = _SMALLEST * shape[5]
     stack[0, 0], stack[0, 1], stack[0, 2] = 0.0, 0.0, 1.0
     n, light = 1, 0.0
@@ -133,7 +134,9 @@ def _in_cell(x, y, a, b, c, d, shape, stack) -> float:  # type: ignore[no-untype
         n -= 1
         u, v, side = stack[n, 0], stack[n, 1], stack[n, 2]
         dx, dy = x + a * u + b * v, y + c * u + d * v
-        fine = _FINENESS * np.sqrt(dx * dx + dy * dy) + least
+        major = (dx * shape[2] + dy * shape[3]) * shape[4]
+        minor = (dy * shape[2] - dx * shape[3]) / shape[4]
+        fine = _FINENESS * np.sqrt(major * major + minor * minor) + least
         if side * widest > fine and side > _LEAST_SIDE:
             for k in range(4):
                 stack[n + k, 0] = u + (0.25 if k % 2 else -0.25) * side
