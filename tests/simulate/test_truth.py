@@ -95,8 +95,7 @@ def test_counts_grow_with_flux(make_galaxies, images_of):
     assert counts[0] < 2 <= counts[-1]
 
 
-def test_signal_to_noise_is_that_of_the_isophote(make_galaxies, images_of):
-    """Unlensed light has a closed form: Σf/(σ√N) over pixels above 1.5 σ."""
+def test_signal_to_noise_grows_with_depth_less_than_the_noise_falls(make_galaxies, images_of):
     weak = halo.bcg(0.35, 1.2, sigma_v_km_s=400.0, axis_ratio=1.0, angle_rad=0.0)
     plane = lens_plane(weak, FRAME.axis_arcsec)
     galaxy = make_galaxies(1.0, 0.0, mag=22.0, r_eff=0.3)
