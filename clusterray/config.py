@@ -127,6 +127,8 @@ class FeatureSettings(_Settings):
     grid: Positive = 3
     source_redshift: PositiveFloat = 1.2
     """z_s at which the θ_E proxies are computed."""
+    max_size_px: Positive = 128
+    """Larger cutouts are binned by a whole factor before pixel features are taken."""
 
 
 class VisionSettings(_Settings):

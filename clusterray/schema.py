@@ -35,7 +35,7 @@ VERSIONS: Final = {
     "cutouts": 1,
     "labels": 1,
     "truth": 1,
-    "features": 1,
+    "features": 2,
     "scores": 1,
     "ranking": 1,
     "rejects": 1,
