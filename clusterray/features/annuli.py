@@ -54,9 +54,10 @@ def _colours(found: Measurement) -> Floats:
 
 
 def _blue(found: Measurement) -> Floats:
-    """(n, 2, annuli), or (n, 0, annuli) where there is one band."""
+    """(n, 4, annuli), or (n, 0, annuli) where there is one band."""
     if found.noise.shape[1] < 2:
         return np.empty((len(found.ring), 0, N_ANNULI))
-    number, bright, strength, radial = (found.residual[:, k] for k in range(4))
+    number, bright, strength, radial, above, below = (found.residual[:, k] for k in range(6))
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.stack([bright / number, radial / strength], axis=1)
+        shares = (bright / number, radial / strength, above / number, below / number)
+        return np.stack(shares, axis=1)

@@ -173,6 +173,18 @@ def _residual(prefix: str, where: str, blue: str, red: str) -> list[Feature]:
             f"no such edge, {unknown}",
             group="annulus blue alignment",
         ),
+        *(
+            Feature(
+                f"{prefix}{side}_extended_{blue}_{red}",
+                "1",
+                f"share of pixels with {blue} − α {red}, smoothed with [1 2 1] both ways, {word} "
+                f"than 3 times its noise {where}",
+                _RINGFINDER,
+                unknown,
+                group=f"annulus {side} extended",
+            )
+            for side, word in (("blue", "bluer"), ("red", "redder"))
+        ),
     ]
 
 

@@ -98,7 +98,7 @@ def patch_table(
     """
     found = measure(
         cutouts_nchw, noise_sigma=noise_sigma, bands=bands, step=step, mask=mask, grid=grid,
-        max_size_px=max_size_px,
+        max_size_px=max_size_px, annuli=False,
     )  # fmt: skip
     patches = patch_values(found, grid=grid)
     where = np.broadcast_to(patch_positions(grid), (*patches.shape[:2], 3))

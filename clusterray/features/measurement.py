@@ -60,8 +60,12 @@ def measure(
     mask: NDArray[np.bool_] | None,
     grid: int,
     max_size_px: int,
+    annuli: bool = True,
 ) -> Measurement:
-    """Run the compiled loops; arguments and errors are those of `image_features`."""
+    """Run the compiled loops; arguments and errors are those of `image_features`.
+
+    Without `annuli` only the sums over patches mean anything.
+    """
     # Numba takes a second to import, and most commands do without.
     from clusterray.features.kernels import cutout
 
@@ -81,14 +85,16 @@ def measure(
         pair=np.empty((n, n_bands - 1, 3, grid * grid)),
         ring=np.empty((n, n_bands, 4, N_ANNULI)),
         ring_pair=np.empty((n, n_bands - 1, 3, N_ANNULI)),
-        residual=np.full((n, 4, N_ANNULI), np.nan),
+        residual=np.full((n, 6, N_ANNULI), np.nan),
         noise=noise * factor,
         height_px=height,
         width_px=width,
     )
     sums = (found.patch, found.pair, found.ring, found.ring_pair, found.residual)
     single = noise.astype(np.float32)
-    cutout.measure(pixels, steps, single, factor, layout(height, width, grid), _LIMITS, *sums)
+    cutout.measure(
+        pixels, steps, single, factor, layout(height, width, grid), _LIMITS, *sums, annuli
+    )
     _refuse_noise(np.asarray(noise_sigma), good, found)
     return found
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from clusterray import schema
 from clusterray.config import RankSettings
 from clusterray.errors import InputError
-from clusterray.rank import figures, page
+from clusterray.rank import explanations, figures, page
 from clusterray.rank.evidence import Evidence, gather
 from clusterray.rank.metrics import rare_event_metrics
 from clusterray.rank.ranking import models_of
@@ -44,6 +44,8 @@ def render(
     settings: RankSettings,
     truth: pa.Table | None = None,
     labels: pa.Table | None = None,
+    contributions: pa.Table | None = None,
+    feature_groups: Mapping[str, str] | None = None,
 ) -> str:
     """Write the report of a ranking as one self-contained HTML page.
 
@@ -59,6 +61,8 @@ def render(
         one was used and why.
     settings : budgets, how many to show, and which bands are red, green and blue.
     truth, labels : where known; with truth the list is measured, without it only labels speak.
+    contributions : of features to the candidates' scores, where `clusterray candidates` made them.
+    feature_groups : what features are summed over in their figure, by name.
 
     Raises
     ------
@@ -78,6 +82,7 @@ def render(
         page.section("How good is the list", _budget_table(ranking, evidence, budgets)),
         _figures(ranking, evidence, budgets),
         *_metrics(ranking, evidence),
+        *_explanations(contributions, feature_groups or {}),
         _candidates(ranking, evidence, thumbnails, bands, settings),
         _provenance(provenance),
     ]
@@ -252,6 +257,12 @@ def _metrics(ranking: pa.Table, evidence: Evidence) -> list[str]:
             "Against the truth", page.table(f"{counts}. {note}", ["measure", "value"], rows)
         )
     ]
+
+
+def _explanations(contributions: pa.Table | None, groups: Mapping[str, str]) -> list[str]:
+    if contributions is None or not len(contributions):
+        return []
+    return [explanations.section(contributions, groups)]
 
 
 def _candidates(

@@ -8,7 +8,14 @@ import numpy as np
 
 from clusterray.features.kernels.compilation import RESUMMED, compiled
 
-__all__ = ["annulus_moments", "annulus_products", "fill_alignment", "fill_residual"]
+__all__ = [
+    "annulus_counts",
+    "annulus_moments",
+    "annulus_products",
+    "fill_alignment",
+    "fill_residual",
+    "fill_smoothed",
+]
 
 _ZERO, _ONE, _TWO = np.float32(0.0), np.float32(1.0), np.float32(2.0)
 
@@ -30,6 +37,22 @@ def annulus_moments(scaled, limit, runs, out):
             square += b
             bright += c
         out[0, annulus], out[1, annulus], out[2, annulus] = total, square, bright
+
+
+@compiled(RESUMMED)
+def annulus_counts(scaled, limit, runs, above, below):
+    """Pixels above a limit and below its negative, into `above` and `below` (annuli,)."""
+    starts, rows, first, end = runs
+    for annulus in range(len(starts) - 1):
+        above[annulus] = below[annulus] = 0.0
+        for k in range(starts[annulus], starts[annulus + 1]):
+            row = scaled[rows[k]]
+            a, b = _ZERO, _ZERO
+            for x in range(first[k], end[k]):
+                a += _ONE if row[x] > limit else _ZERO
+                b += _ONE if row[x] < -limit else _ZERO
+            above[annulus] += a
+            below[annulus] += b
 
 
 @compiled(RESUMMED)
@@ -57,6 +80,20 @@ def fill_residual(blue, red, both_blue, both_red, alpha, per_noise, out, mask):
             both = p[x] * q[x]
             into[x] = both
             to[x] = (f[x] - alpha * g[x]) * (per_noise * both)
+
+
+@compiled(RESUMMED)
+def fill_smoothed(scaled, usable, out):
+    """Plane smoothed with [1 2 1] both ways, in units of the noise that white noise then has."""
+    width = scaled.shape[1] - 2
+    per_noise = _ONE / np.float32(6.0)
+    for y in range(1, scaled.shape[0] - 1):
+        a, b, c, mask, to = scaled[y - 1], scaled[y], scaled[y + 1], usable[y, 1:], out[y, 1:]
+        for x in range(width):
+            corners = (a[x] + a[x + 2]) + (c[x] + c[x + 2])
+            sides = (a[x + 1] + c[x + 1]) + (b[x] + b[x + 2])
+            total = corners + _TWO * sides + _TWO * _TWO * b[x + 1]
+            to[x] = total * (per_noise * mask[x])
 
 
 @compiled(RESUMMED)

@@ -3,10 +3,12 @@
 import numpy as np
 
 from clusterray.features.kernels.annuli import (
+    annulus_counts,
     annulus_moments,
     annulus_products,
     fill_alignment,
     fill_residual,
+    fill_smoothed,
 )
 from clusterray.features.kernels.compilation import compiled
 from clusterray.features.kernels.levels import fill_levels
@@ -25,7 +27,7 @@ _ZERO, _ONE = np.float32(0.0), np.float32(1.0)
 
 
 @compiled()
-def measure(pixels, step, noise, k, layout, limits, patch, pair, ring, ring_pair, residual):
+def measure(pixels, step, noise, k, layout, limits, patch, pair, ring, ring_pair, residual, annuli):
     """Fill the statistics of each cutout of a batch.
 
     Parameters
@@ -42,13 +44,16 @@ def measure(pixels, step, noise, k, layout, limits, patch, pair, ring, ring_pair
     pair : (n, bands − 1, 3, patches) number, mean of the bluer, mean of the redder band.
     ring : (n, bands, 4, annuli) number, sum, sum of squares, number of bright pixels.
     ring_pair : (n, bands − 1, 3, annuli) number, sum of the bluer, sum of the redder band.
-    residual : (n, 4, annuli) number, bright pixels of the blue residual, squared gradient of its
-        edges, radial less tangential part of that; NaN where the centre's colour is not known.
+    residual : (n, 6, annuli) number, bright pixels of the blue residual, squared gradient of its
+        edges, radial less tangential part of that, pixels above and below the limit after
+        smoothing; NaN where the centre's colour is not known.
+    annuli : whether to fill the last three at all.
     """
     bands, height, width = pixels.shape[1], layout[3].shape[0], layout[3].shape[1]
     scaled = np.zeros((bands, height + 2, width + 2), np.float32)
     usable = np.zeros_like(scaled)
-    spare = np.zeros((4, height + 2, width + 2), np.float32)
+    # One for each use: what a loop does not write, such as borders, must stay zero.
+    spare = np.zeros((6, height + 2, width + 2), np.float32)
     wide = np.empty((4, pixels.shape[3]), np.float32)
     keys = np.empty(height * width + KEY_PADDING, np.int32)
     for i in range(len(pixels)):
@@ -56,12 +61,13 @@ def measure(pixels, step, noise, k, layout, limits, patch, pair, ring, ring_pair
         for b in range(bands):
             per_noise = _ONE / (np.float32(k) * noise[i, b])
             whole = fill_plane(pixels[i, b], step[i, b], per_noise, k, scaled[b], usable[b], wide)
-            _patches(scaled[b], usable[b], whole, layout, limits, spare[0], keys, patch[i, b])
-            _annuli(scaled[b], usable[b], whole, layout[2], limits, ring[i, b])
+            _patches(scaled[b], usable[b], whole, layout, limits, spare[5], keys, patch[i, b])
+            if annuli:
+                _annuli(scaled[b], usable[b], whole, layout[2], limits, ring[i, b])
             complete = complete and whole
         for b in range(bands - 1):
             _pairs(scaled, usable, b, complete, layout, patch[i], ring[i], pair[i], ring_pair[i])
-        if bands > 1:
+        if annuli and bands > 1:
             _residual(scaled, usable, complete, layout, limits, ring[i], spare, residual[i])
 
 
@@ -141,3 +147,6 @@ def _residual(scaled, usable, complete, layout, limits, ring, spare, out):
     fill_alignment(plane, mask, complete, limits[0], layout[3], layout[4], strength, radial)
     annulus_products(strength, mask, runs, out[2])
     annulus_products(radial, mask, runs, out[3])
+    smoothed = spare[4]
+    fill_smoothed(plane, mask, smoothed)
+    annulus_counts(smoothed, limits[2], runs, out[4], out[5])

@@ -9,7 +9,8 @@ __all__ = ["KEY_PADDING", "patch_median"]
 KEY_PADDING = 64
 """Keys are filled up to a multiple of this: whole vectors, four at a time."""
 
-_HALF, _EIGHTH, _LARGEST = np.float32(0.5), np.float32(0.125), np.int32(2**31 - 1)
+_HALF, _EIGHTH, _NARROW = np.float32(0.5), np.float32(0.125), np.float32(0.07)
+_ROUNDING, _LARGEST = np.float32(1e-6), np.int32(2**31 - 1)
 
 
 @compiled(RESUMMED)
@@ -52,30 +53,52 @@ def _median(keys, n, mean, spread, guess):
     """Median of the floats that the first n keys stand for, by counting how many lie below a pivot.
 
     It lies within one standard deviation of the mean, and in sky near the guess, from where steps
-    of an eighth of the noise, then of twice as much, lead to it; after each count the bracket
-    shrinks to values that occur, so a few counts are enough for noise in eighths.
+    of an eighth of the noise, then of twice as much, lead to it. Where the bracket is narrow, it
+    shrinks to values that occur: in noise of eight steps to one of them.
     """
     keys = keys[: -(-n // KEY_PADDING) * KEY_PADDING]
     keys[n:] = _LARGEST
     slack = 1e-3 * spread + 1e-6 * abs(mean)
-    low, high = _key(mean - spread - slack), _key(mean + spread + slack)
-    rank, step, n_at_high = (n - 1) // 2, _EIGHTH, 0
-    pivot = _key(guess)
+    low, high = np.float32(mean - spread - slack), np.float32(mean + spread + slack)
+    rank, step = (n - 1) // 2, _EIGHTH
+    pivot = np.float32(guess)
+    # The second condition ends it where floats are further apart than that.
+    while high - low > max(_NARROW, _ROUNDING * (abs(high) + abs(low))):
+        pivot = min(max(pivot, low), high)
+        if rank < _count(keys, _key(pivot)):
+            high = pivot
+            pivot = max(low + (high - low) * _HALF, high - step)
+        else:
+            low = pivot
+            pivot = min(low + (high - low) * _HALF, low + step)
+        step *= 2
+    return _select(keys, _key(low), _key(high), rank, n % 2 == 0)
+
+
+@compiled()
+def _select(keys, low, high, rank, even):
+    """The float of this rank, known to lie in a bracket; if even, the mean of it and the next."""
+    n_at_high = 0
     while low < high:
-        pivot = min(max(pivot, low), high - 1)
+        pivot = min(max(_key(_float(low) + (_float(high) - _float(low)) * _HALF), low), high - 1)
         number, below, above = _around(keys, pivot)
         if rank < number:
             high, n_at_high = below, number
-            pivot = max(_middle(low, high), _key(_float(high) - step))
         else:
             low = above
-            pivot = min(_middle(low, high), _key(_float(low) + step))
-        step *= 2
-    if n % 2 == 0 and n_at_high <= rank + 1:
+    if even and n_at_high <= rank + 1:
         number, _, above = _around(keys, low)
         if number <= rank + 1:
             return (_float(low) + _float(above)) * _HALF
     return _float(low)
+
+
+@compiled()
+def _count(keys, pivot):
+    number = np.int32(0)
+    for k in range(len(keys)):
+        number += np.int32(1) if keys[k] <= pivot else np.int32(0)
+    return number
 
 
 @compiled()
@@ -86,11 +109,6 @@ def _key(value):
 @compiled()
 def _float(key):
     return np.int32(_ordered(key)).view(np.float32)
-
-
-@compiled()
-def _middle(low, high):
-    return _key(_float(low) + (_float(high) - _float(low)) * _HALF)
 
 
 @compiled()
