@@ -5,6 +5,7 @@ comes in, and its pixels are read as they are stored: no copy of a batch is made
 """
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -72,8 +73,12 @@ def image_features(
     patches = patch_values(found, grid=grid)
     by_patch = patches.reshape(len(patches), patches.shape[1] * patches.shape[2])
     values = np.concatenate([by_patch, annulus_values(found)], axis=1)
-    names = tuple(feature.name for feature in image_registry(tuple(bands), grid=grid))
-    return FeatureMatrix(values.astype(np.float32), names)
+    return FeatureMatrix(values.astype(np.float32), _image_names(tuple(bands), grid))
+
+
+@lru_cache(maxsize=16)
+def _image_names(bands: tuple[str, ...], grid: int) -> tuple[str, ...]:
+    return tuple(feature.name for feature in image_registry(bands, grid=grid))
 
 
 def patch_table(

@@ -9,7 +9,7 @@ __all__ = ["KEY_PADDING", "patch_median"]
 KEY_PADDING = 64
 """Keys are filled up to a multiple of this: whole vectors, four at a time."""
 
-_HALF, _EIGHTH, _NARROW = np.float32(0.5), np.float32(0.125), np.float32(0.07)
+_HALF, _EIGHTH, _NARROW = np.float32(0.5), np.float32(0.125), np.float32(0.12)
 _ROUNDING, _LARGEST = np.float32(1e-6), np.int32(2**31 - 1)
 
 
@@ -79,6 +79,15 @@ def _median(keys, n, mean, spread, guess):
 def _select(keys, low, high, rank, even):
     """The float of this rank, known to lie in a bracket; if even, the mean of it and the next."""
     n_at_high = 0
+    if low < high:
+        number, below, above = _around(keys, low)
+        if rank < number:
+            high, n_at_high = below, number
+        else:
+            # In eighths of the noise there is room for one value in the bracket.
+            low, number = above, _count(keys, above)
+            if rank < number:
+                high, n_at_high = above, number
     while low < high:
         pivot = min(max(_key(_float(low) + (_float(high) - _float(low)) * _HALF), low), high - 1)
         number, below, above = _around(keys, pivot)
