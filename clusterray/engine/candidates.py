@@ -161,7 +161,7 @@ def candidates(config: Config) -> RunSummary:
     wanted = {g.output for g in groups}
     missing, _ = missing_row_groups(shards, storage.join(folder, "rows"))
     missing = [g for g in missing if g.output in wanted]
-    seconds = _run(missing, ids, config, bundle) if missing else 0.0
+    rows, seconds = _run(missing, ids, config, bundle) if missing else (0, 0.0)
     table = _join(groups, top, config, bundle)
     ranks.report(config)
     rejected = sum(count_rejects(folder)[output] for output in wanted)
@@ -170,7 +170,7 @@ def candidates(config: Config) -> RunSummary:
         unit="row groups",
         done=len(missing),
         skipped=len(groups) - len(missing),
-        rows=len(table),
+        rows=rows,
         rejected=rejected,
         seconds=time.monotonic() - start,
         outputs={
@@ -178,7 +178,7 @@ def candidates(config: Config) -> RunSummary:
             "report": storage.join(config.paths.ranking, "report.html"),
         },
         stage_seconds={"candidates": round(seconds, 2)} if missing else {},
-        notes=(f"the best {len(ids)} of the ranking, in {len(groups)} row groups",),
+        notes=(f"{len(table)} of the best {len(ids)}, in {len(groups)} row groups",),
     )
     summary.write(storage.join(folder, "summary.json"))
     return summary
@@ -238,7 +238,7 @@ def _holding(shards: Sequence[Shard], top: pa.Table) -> list[RowGroup]:
 
 def _run(
     missing: Sequence[RowGroup], ids: Sequence[str], config: Config, bundle: bundles.Bundle
-) -> float:
+) -> tuple[int, float]:
     arguments = {
         "groups": list(missing),
         "ids": sorted(ids),
@@ -248,7 +248,7 @@ def _run(
         "folder": config.paths.candidates,
     }
     progress = Progress("candidates", len(missing), unit="row groups")
-    seconds = 0.0
+    rows, seconds = 0, 0.0
     with session(config.cluster):
         cpus, _ = cluster_shape()
         actors = min(config.cluster.workers or max(1, int(cpus)), len(missing))
@@ -256,8 +256,10 @@ def _run(
         stage = work.Stage("candidates", _Candidates, arguments, actors=actors, num_cpus=share)
         for table in work.run(len(missing), [stage]):
             seconds += sum(table.column("seconds").to_pylist())
-            progress.advance(table.num_rows, rows=sum(table.column("rows").to_pylist()))
-    return seconds
+            done = sum(table.column("rows").to_pylist())
+            rows += done
+            progress.advance(table.num_rows, rows=done)
+    return rows, seconds
 
 
 def _join(
