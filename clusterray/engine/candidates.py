@@ -27,6 +27,7 @@ from clusterray.errors import InputError, RunError
 from clusterray.features.image_registry import band_pairs
 from clusterray.features.segment_features import segment_features, segment_rows
 from clusterray.features.segment_registry import segment_registry
+from clusterray.features.segments import Segments
 from clusterray.provenance import digest
 from clusterray.rank import explanations, ranking
 from clusterray.sky import shards as sky_shards
@@ -74,51 +75,60 @@ class _Candidates:
         return int(parts["rows"].num_rows)
 
     def _parts(self, data: pa.Table) -> tuple[dict[str, pa.Table], list[Reject]]:
-        bands, ids = self.bundle.bands, data.column("object_id").to_pylist()
+        """The three tables of some rows, and the rejects among them."""
+        bands, scale = self.bundle.bands, self.bundle.pixel_scale_arcsec
+        measured, failed = self._measured(data)
+        chosen = data.take(pa.array(sorted(measured), pa.int64()))
+        ids = chosen.column("object_id").to_pylist()
+        found = [measured[row] for row in sorted(measured)]
+        explained = self._explained(chosen)
+        reasons = [""] * len(ids)
+        if self.model is not None:
+            reasons = explanations.reasons(explained, list_matrix(chosen, "features"))
+        names = [f.name for f in segment_registry(bands)]
+        values = np.array([v for v, _ in found], np.float32).reshape(len(ids), len(names))
+        columns = {n: pa.array(v) for n, v in zip(names, values.T.copy(), strict=True)}
+        rows = {
+            "object_id": chosen.column("object_id"),
+            "segment_flags": pa.array([";".join(s.flags) for _, s in found], pa.string()),
+            "reasons": pa.array(reasons, pa.string()),
+        }
+        listed = [
+            row
+            for object_id, (_, segments) in zip(ids, found, strict=True)
+            for row in segment_rows(object_id, segments, bands=bands, pixel_scale_arcsec=scale)
+        ]
+        parts = {
+            "rows": pa.table({**rows, **columns}),
+            "segments": pa.Table.from_pylist(listed, schema=schema.segments(band_pairs(bands))),
+            "contributions": explained,
+        }
+        return parts, failed
+
+    def _measured(
+        self, data: pa.Table
+    ) -> tuple[dict[int, tuple[np.ndarray, Segments]], list[Reject]]:
+        """Segment features and segments by row; a row that cannot be used becomes a reject."""
         batch = sky_shards.batch(data.drop_columns(["features"]))
-        values, flags, segments, kept, failed = [], [], [], [], []
-        for row, object_id in enumerate(ids):
+        measured: dict[int, tuple[np.ndarray, Segments]] = {}
+        failed = []
+        for row, object_id in enumerate(batch.object_id):
+            here = slice(row, row + 1)
             try:
                 matrix, (found,) = segment_features(
-                    batch.cutouts_nchw[row : row + 1],
-                    noise_sigma=batch.noise_sigma[row : row + 1],
-                    bands=bands,
+                    batch.cutouts_nchw[here],
+                    noise_sigma=batch.noise_sigma[here],
+                    bands=self.bundle.bands,
                     pixel_scale_arcsec=self.bundle.pixel_scale_arcsec,
-                    psf_fwhm_arcsec=batch.columns["psf_fwhm_arcsec"][row : row + 1],
+                    psf_fwhm_arcsec=batch.columns["psf_fwhm_arcsec"][here],
                     settings=self.settings,
                 )
             except InputError as error:
-                failed.append(
-                    {"object_id": object_id, "stage": "candidates", "reason": str(error)}
-                    | {"retryable": False}
-                )
+                reject = {"object_id": object_id, "stage": "candidates", "reason": str(error)}
+                failed.append(reject | {"retryable": False})
                 continue
-            kept.append(row)
-            values.append(matrix.values[0])
-            flags.append(";".join(found.flags))
-            segments += segment_rows(
-                object_id, found, bands=bands, pixel_scale_arcsec=self.bundle.pixel_scale_arcsec
-            )
-        chosen = data.take(pa.array(kept, pa.int64()))
-        explained = self._explained(chosen)
-        names = [f.name for f in segment_registry(bands)]
-        measured = np.array(values, np.float32).reshape(len(kept), len(names))
-        columns = {n: pa.array(v) for n, v in zip(names, measured.T.copy(), strict=True)}
-        reasons = (
-            explanations.reasons(explained, list_matrix(chosen, "features"))
-            if self.model
-            else [""] * len(kept)
-        )
-        rows = pa.table(
-            {
-                "object_id": chosen.column("object_id"),
-                "segment_flags": pa.array(flags, pa.string()),
-                "reasons": pa.array(reasons, pa.string()),
-                **columns,
-            }
-        )
-        found_in = pa.Table.from_pylist(segments, schema=schema.segments(band_pairs(bands)))
-        return {"rows": rows, "segments": found_in, "contributions": explained}, failed
+            measured[row] = (matrix.values[0], found)
+        return measured, failed
 
     def _explained(self, chosen: pa.Table) -> pa.Table:
         if self.model is None:

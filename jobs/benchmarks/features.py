@@ -10,6 +10,8 @@ import argparse
 import itertools
 import os
 import statistics
+import subprocess
+import sys
 from collections.abc import Callable
 from time import process_time
 from typing import Any
@@ -36,6 +38,7 @@ __all__ = ["add_arguments", "measure", "plain_patches"]
 _GRID = 3
 _BANDS = ("g", "r", "i", "z", "y")
 _MIN_RATIO, _PATCH_MS, _FULL_MS, _SEGMENT_MS = 30.0, 0.2, 0.3, 10.0
+_START_S = 2.0
 Floats = npt.NDArray[np.float64]
 Texture = Callable[[npt.NDArray[np.uint8]], tuple[float, float]] | None
 
@@ -71,10 +74,26 @@ def measure(options: argparse.Namespace) -> Result:
     taken = _processor_ms(works, repeats=options.repeats)
     for name, ms in taken.items():
         print(f"{name:36}{ms:9.3f} ms{1e3 / ms:12,.0f}/s")
-    return _result(taken, agreement)
+    start = _warm_start_s()
+    print(f"{'first call in a new process':36}{start:9.2f} s (numba imported, compiled before)")
+    return _result(taken, agreement, start)
 
 
-def _result(taken: dict[str, float], agreement: float) -> Result:
+def _warm_start_s() -> float:
+    """Time of the first call in a new process that finds compiled loops on disk, numba's too."""
+    program = (
+        "import time, numpy as np\n"
+        "from clusterray.features import image_features\n"
+        "start = time.perf_counter()\n"
+        "image_features(np.ones((1, 3, 128, 128), np.int16), step=np.ones((1, 3)),"
+        " noise_sigma=np.ones((1, 3)), bands=('g', 'r', 'i'))\n"
+        "print(time.perf_counter() - start)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+    return float(done.stdout)
+
+
+def _result(taken: dict[str, float], agreement: float, start: float) -> Result:
     patch, plain = (taken[f"{k}patch set, 3 bands, 128 px"] for k in ("", "plain "))
     full, large = (taken[f"full set, 5 bands, {size} px"] for size in (128, 224))
     segments = taken["segments, 3 bands, 128 px"]
@@ -84,10 +103,16 @@ def _result(taken: dict[str, float], agreement: float) -> Result:
         f"full set, 5 bands ≤ {_FULL_MS} ms": full <= _FULL_MS,
         "224 px ≤ twice 128 px": large <= 2 * full,
         f"segments ≤ {_SEGMENT_MS:g} ms": segments <= _SEGMENT_MS,
+        f"warm start ≤ {_START_S:g} s": start <= _START_S,
     }
     for goal, met in goals.items():
         print(f"{'met   ' if met else 'MISSED'} {goal}")
-    detail = {"processor_ms": taken, "largest_difference_from_plain": agreement, "goals": goals}
+    detail = {
+        "processor_ms": taken,
+        "warm_start_s": start,
+        "largest_difference_from_plain": agreement,
+        "goals": goals,
+    }
     return Result(1e3 / patch, 1e3 / plain, "cutouts/s", detail)
 
 
