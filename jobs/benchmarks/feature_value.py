@@ -15,10 +15,12 @@ import numpy.typing as npt
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from clusterray import storage
-from clusterray.config import FeatureSettings
+from clusterray.config import CandidateSettings, FeatureSettings
 from clusterray.ensemble import folds
 from clusterray.errors import InputError
 from clusterray.features import Feature, cutout_features, registry
+from clusterray.features.segment_features import segment_features
+from clusterray.features.segment_registry import segment_registry
 from clusterray.provenance import seed_for, uniform_for
 from clusterray.pu.lightgbm_pu import PULightGBM
 from clusterray.sky import shards
@@ -27,6 +29,7 @@ from jobs.benchmarks.result import Result
 __all__ = ["FIRST_FORM", "add_arguments", "measure"]
 
 Floats = npt.NDArray[np.float64]
+Columns = tuple[Sequence[Feature], Floats, npt.NDArray[Any], npt.NDArray[Any]]
 
 FIRST_FORM = re.compile(
     r"patch_\d_\d_(covered|mean|std|contrast|texture|edges|colour|difference)_.*"
@@ -43,6 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--labelled", type=float, default=0.4, help="share of lenses that is known")
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=3, help="fits whose scores are averaged")
+    parser.add_argument(
+        "--segments", type=int, default=150, help="objects of each kind to segment (0: none)"
+    )
     parser.add_argument("--bootstrap", type=int, default=500)
     parser.add_argument("--seed", type=int, default=20260401)
     parser.add_argument("--threads", type=int, default=1)
@@ -62,7 +68,10 @@ def measure(options: argparse.Namespace) -> Result:
     hidden = use & (s == 0)
     precision = {n: average_precision_score(y[hidden] == 1, v[hidden]) for n, v in scores.items()}
     gain = _bootstrap(y[hidden] == 1, {n: v[hidden] for n, v in scores.items()}, options)
-    groups = _univariate(table, use)
+    groups = _univariate(table.features, table.x, table.y, table.kind)
+    segmented = table.segments(options.segments)
+    if segmented is not None:
+        groups |= _univariate(*segmented)
     constant = _constant(table)
     print(
         f"hidden lenses {int((y[hidden] == 1).sum())} of {int(hidden.sum())} rows, {s.sum()} known"
@@ -85,7 +94,7 @@ def measure(options: argparse.Namespace) -> Result:
 
 
 class _Survey:
-    """Features (n, f), truth y (n,), kind (n,), sky cell (n,) of every object of a survey."""
+    """Features x (n, f), truth y (n,), kind (n,), sky cell (n,) of every object of a survey."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         entries = storage.list_files(options.shards, suffix=".parquet", recursive=False)
@@ -106,6 +115,8 @@ class _Survey:
             parts["object_id"].append(batch.object_id)
             for name in ("ra_deg", "dec_deg"):
                 parts[name].append(batch.columns[name])
+            parts["place"].append([(entry.url, row) for row in range(len(batch))])
+        self.place = np.concatenate(parts["place"])
         self.x = np.concatenate(parts["x"])
         self.object_id = np.concatenate(parts["object_id"])
         self.features: Sequence[Feature] = registry(batch.bands, settings)
@@ -118,6 +129,29 @@ class _Survey:
         """A random share of the lenses is known (SCAR)."""
         draw = np.array(uniform_for(options.seed, self.object_id, purpose="known"))
         return ((self.y == 1) & (draw < options.labelled)).astype(np.int8)
+
+    def segments(self, number: int) -> Columns | None:
+        """Features of segments, of so many objects of each kind, with y and kind; None for 0."""
+        if not number:
+            return None
+        chosen = np.concatenate(
+            [np.flatnonzero((self.kind == k) & (self.y >= 0))[:number] for k in set(self.kind)]
+        )
+        values, rows = [], []
+        for url in sorted(set(self.place[chosen, 0])):
+            here = chosen[self.place[chosen, 0] == url]
+            batch = shards.read(url)
+            at = self.place[here, 1].astype(int)
+            matrix, _ = segment_features(
+                batch.cutouts_nchw[at], noise_sigma=batch.noise_sigma[at], bands=batch.bands,
+                pixel_scale_arcsec=batch.pixel_scale_arcsec or 1.0,
+                psf_fwhm_arcsec=batch.columns["psf_fwhm_arcsec"][at], settings=CandidateSettings(),
+            )  # fmt: skip
+            values.append(matrix.values)
+            rows.append(here)
+        order = np.concatenate(rows)
+        features = segment_registry(batch.bands)
+        return features, np.concatenate(values), self.y[order], self.kind[order]
 
 
 def _out_of_fold(
@@ -167,12 +201,14 @@ def _auc(lens: npt.NDArray[Any], values: Floats) -> float:
     return float(roc_auc_score(y, values[known])) if 0 < y.sum() < len(y) else 0.5
 
 
-def _univariate(table: _Survey, use: npt.NDArray[np.bool_]) -> dict[str, dict[str, Any]]:
+def _univariate(
+    features: Sequence[Feature], x: Floats, y: npt.NDArray[Any], kind_of: npt.NDArray[Any]
+) -> dict[str, dict[str, Any]]:
     """Per group: its best feature, and that feature's AUC against all and against each kind."""
-    y, kinds = table.y, sorted(set(table.kind[table.y == 0]))
+    use, kinds = y >= 0, sorted(set(kind_of[y == 0]))
     found: dict[str, dict[str, Any]] = {}
-    for column, feature in enumerate(table.features):
-        values = table.x[:, column].astype(np.float64)
+    for column, feature in enumerate(features):
+        values = x[:, column].astype(np.float64)
         auc = _auc(y[use], values[use])
         strength = max(auc, 1 - auc)
         if strength <= found.get(feature.group, {}).get("auc", 0.0):
@@ -180,7 +216,7 @@ def _univariate(table: _Survey, use: npt.NDArray[np.bool_]) -> dict[str, dict[st
         sign = 1.0 if auc >= 0.5 else -1.0
         against = {}
         for kind in kinds:
-            rows = (y == 1) | ((y == 0) & (table.kind == kind))
+            rows = (y == 1) | ((y == 0) & (kind_of == kind))
             against[kind] = _auc(y[rows], sign * values[rows])
         found[feature.group] = {"best": feature.name, "auc": strength, "against": against}
     return dict(sorted(found.items(), key=lambda item: -item[1]["auc"]))
