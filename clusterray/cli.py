@@ -20,6 +20,7 @@ _VERBS = {
     "tune": "search LightGBM-PU settings with Tune and Optuna",
     "score": "score every cutout with a bundle",
     "rank": "calibrate the scores into a ranking and write its report",
+    "candidates": "measure segments and explain the scores of the ranking's best, for triage",
 }
 
 
@@ -30,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.verb == "export":
             return _export(options.shard, options.out, options.layout)
         settings = config.load(options.config, options.set)
+        if options.verb == "features" and options.list:
+            return _list_features(settings)
         _show(settings)
         _refuse_lost_outputs(settings)
         # A verb is the function of its own name in the engine's module of that name; imported
@@ -65,6 +68,10 @@ def _parser() -> argparse.ArgumentParser:
             metavar="SECTION.KEY=VALUE",
             help="replace one setting; may be given again",
         )
+        if verb == "features":
+            command.add_argument(
+                "--list", action="store_true", help="print what every feature is, and do nothing"
+            )
     text = "write the cutouts of a shard as FITS or in the Multimodal-Universe layout"
     export = verbs.add_parser("export", help=text, description=text)
     export.add_argument("shard", help="path or URL of a shard")
@@ -92,6 +99,27 @@ def _refuse_lost_outputs(settings: config.Config) -> None:
             f"paths.root is '{settings.paths.root}', but this job runs in a copy of its working "
             "directory that is removed later; give an absolute path or a URL that every node sees"
         )
+
+
+def _list_features(settings: config.Config) -> int:
+    from clusterray.features.registry import describe, patch_registry, registry
+    from clusterray.features.segment_registry import segment_registry
+    from clusterray.sky.surveys import resolve
+
+    bands = resolve(settings.survey).band_names
+    features = registry(bands, settings.features)
+    for title, listed in (
+        (f"{len(features)} features of a cutout, in bands {', '.join(bands)}", features),
+        ("Columns of the per-patch table", patch_registry(bands)),
+        ("Features of candidates (clusterray candidates)", segment_registry(bands)),
+    ):
+        try:
+            print(f"{title}\n{'=' * len(title)}\n\n{describe(listed)}\n", flush=True)
+        except BrokenPipeError:
+            # The reader, such as head or a pager, has seen enough.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            break
+    return 0
 
 
 def _export(shard: str, out: str, layout: str) -> int:

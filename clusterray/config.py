@@ -11,6 +11,7 @@ from clusterray import storage
 from clusterray.errors import ConfigError, StorageError, did_you_mean
 
 __all__ = [
+    "CandidateSettings",
     "ClusterSettings",
     "Config",
     "FeatureSettings",
@@ -67,6 +68,7 @@ class PathSettings(_Settings):
     bundle: str = ""
     scores: str = ""
     ranking: str = ""
+    candidates: str = ""
 
     @model_validator(mode="before")
     @classmethod
@@ -81,7 +83,7 @@ class PathSettings(_Settings):
             "catalogue": storage.join(survey, "catalogue.fits"),
             "labels": storage.join(survey, "labels.csv"),
         }
-        for name in ("shards", "features", "training", "bundle", "scores", "ranking"):
+        for name in ("shards", "features", "training", "bundle", "scores", "ranking", "candidates"):
             defaults[name] = storage.join(root, name)
         for name, default in defaults.items():
             filled[name] = filled.get(name) or default
@@ -131,6 +133,8 @@ class FeatureSettings(_Settings):
     grid: Positive = 3
     source_redshift: PositiveFloat = 1.2
     """z_s at which the θ_E proxies are computed."""
+    max_size_px: Positive = 128
+    """Larger cutouts are binned by a whole factor before pixel features are taken."""
 
 
 class VisionSettings(_Settings):
@@ -197,6 +201,17 @@ class RankSettings(_Settings):
     """Bands shown as red, green, blue; null takes the reddest three."""
 
 
+class CandidateSettings(_Settings):
+    """The second pass, over the best of the ranking: segments and explanations for triage."""
+
+    top_fraction: Annotated[float, Field(gt=0, le=1)] = 0.02
+    """Share of the ranking that is looked at again; 1 takes all of it."""
+    bcg_radius_arcsec: PositiveFloat = 5.0
+    """How far from the catalogue position the brightest source is taken for the BCG."""
+    aperture_arcsec: PositiveFloat = 3.0
+    """Diameter of the aperture of the BCG's colours."""
+
+
 class TuneSettings(_Settings):
     """The LightGBM-PU sweep."""
 
@@ -236,6 +251,7 @@ class Config(_Settings):
     train: TrainSettings = TrainSettings()
     score: ScoreSettings = ScoreSettings()
     rank: RankSettings = RankSettings()
+    candidates: CandidateSettings = CandidateSettings()
     tune: TuneSettings = TuneSettings()
     cluster: ClusterSettings = ClusterSettings()
 

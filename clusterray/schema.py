@@ -24,13 +24,16 @@ __all__ = [
     "SELECTION_KINDS",
     "TRUTH",
     "VERSIONS",
+    "candidates",
     "check",
+    "contributions",
     "cutouts",
     "features",
     "image_layout",
     "ranking",
     "require_unique",
     "scores",
+    "segments",
 ]
 
 VERSIONS: Final = {
@@ -38,10 +41,13 @@ VERSIONS: Final = {
     "cutouts": 1,
     "labels": 1,
     "truth": 2,
-    "features": 1,
+    "features": 2,
     "scores": 1,
     "ranking": 1,
     "rejects": 1,
+    "candidates": 1,
+    "contributions": 1,
+    "segments": 1,
     "selection": 1,
     "selection_half": 1,
     "selection_kinds": 1,
@@ -355,6 +361,59 @@ def ranking(models: Sequence[str]) -> pa.Schema:
             _field("shard", pa.string()),
         ],
         models=list(models),
+    )
+
+
+def candidates(names: Sequence[str]) -> pa.Schema:
+    """The top of the ranking, best first, with what its segments say; for triage.
+
+    `reasons` are the features that speak most for and against, with value and contribution, and
+    `segment_flags` what could not be done; both are empty where there is nothing to say.
+    """
+    return _schema(
+        "candidates",
+        [
+            _field("rank", pa.int64()),
+            *_POSITION,
+            _field("p_lens", pa.float64()),
+            _field("flags", pa.string()),
+            _field("segment_flags", pa.string()),
+            _field("reasons", pa.string()),
+            *(_field(n, pa.float32(), nullable=True) for n in names),
+        ],
+    )
+
+
+def contributions(names: Sequence[str]) -> pa.Schema:
+    """What each feature adds to LightGBM's log-odds of an object; with `base` they sum to it."""
+    return _schema(
+        "contributions",
+        [
+            _field("object_id", pa.string()),
+            _field("base", pa.float64()),
+            *(_field(n, pa.float32()) for n in names),
+        ],
+    )
+
+
+def segments(pairs: Sequence[tuple[str, str]]) -> pa.Schema:
+    """The sources in candidates' cutouts; offsets are from the catalogue position.
+
+    Position angles run from north through east. Colours of adjacent bands are NaN where not known.
+    """
+    measured = (
+        *("east_arcsec", "north_arcsec", "area_arcsec2", "ellipticity", "position_angle_deg"),
+        *("length_arcsec", "width_arcsec"),
+        *(f"{kind}_{blue}_{red}" for blue, red in pairs for kind in ("colour", "colour_error")),
+    )
+    return _schema(
+        "segments",
+        [
+            _field("object_id", pa.string()),
+            _field("segment", pa.int32()),
+            _field("is_bcg", pa.bool_()),
+            *(_field(name, pa.float32()) for name in measured),
+        ],
     )
 
 

@@ -12,7 +12,7 @@ from clusterray.engine.local_cluster import local_cluster
 from clusterray.errors import ClusterrayError
 from clusterray.sky import catalogue
 
-STEPS = ("simulate", "ingest", "train", "score", "rank")
+STEPS = ("simulate", "ingest", "train", "score", "rank", "candidates")
 
 
 def main() -> int:

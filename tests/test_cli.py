@@ -10,6 +10,8 @@ from astropy.io import fits
 
 from clusterray import __version__, cli, config, storage
 from clusterray.errors import InputError, RunError
+from clusterray.features.registry import registry
+from clusterray.features.segment_registry import segment_registry
 from clusterray.sky import shards
 
 ROOT = Path(__file__).parents[1]
@@ -137,6 +139,17 @@ def shard(tmp_path: Path) -> str:
     return url
 
 
+def test_every_feature_is_listed_without_a_run(capsys) -> None:
+    assert cli.main(["features", "--list", "--set", "survey.bands=['g', 'r']"]) == 0
+    out = capsys.readouterr().out
+    settings = config.load(overrides=["survey.bands=['g', 'r']"])
+    listed = (*registry(("g", "r"), settings.features), *segment_registry(("g", "r")))
+    for feature in listed:
+        assert f"  {feature.name}  [{feature.unit}]  {feature.definition}" in out
+    assert "source: Lupton, Gunn & Szalay 1999" in out
+    assert "patch_0_0_mean_i" not in out
+
+
 def test_export_writes_fits(shard: str, tmp_path: Path, capsys) -> None:
     out = tmp_path / "fits"
     assert cli.main(["export", shard, str(out)]) == 0
@@ -166,7 +179,7 @@ def test_shown_settings_can_be_read_back(capsys) -> None:
     assert lines[0] == f"seed = {loaded.seed}"
     (paths,) = [line for line in lines if line.startswith("[paths]")]
     assert 'tiles=["a", "b c"]' in paths
-    assert json.loads(paths.rpartition("ranking=")[2]) == storage.join("runs/demo", "ranking")
+    assert json.loads(paths.rpartition("candidates=")[2]) == storage.join("runs/demo", "candidates")
 
 
 def test_a_job_must_not_write_into_its_removed_copy(monkeypatch, capsys):

@@ -96,6 +96,7 @@ def test_make_targets_and_variables_exist(command: str) -> None:
 def test_settings_named_in_the_text_exist() -> None:
     known = config.Config()
     sections = ["survey", "paths", "ingest", "train", "score", "rank", "tune", "cluster", "vision"]
+    sections += ["features"]
     named = re.findall(rf"`({'|'.join(sections)})\.(\w+)`", README)
     assert len(named) >= 5
     for section, key in named:

@@ -18,6 +18,9 @@ SCHEMAS = {
     "features": schema.features(("a", "b")),
     "scores": schema.scores(MODELS, embedding_dim=4, attention_dim=9),
     "ranking": schema.ranking(MODELS),
+    "candidates": schema.candidates(("a", "b")),
+    "contributions": schema.contributions(("a", "b")),
+    "segments": schema.segments((("g", "r"),)),
 }
 
 

@@ -10,17 +10,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clusterray import schema, storage
-from clusterray.config import Config
+from clusterray.config import Config, FeatureSettings
 from clusterray.engine.ledger import Receipt, read_key
 from clusterray.engine.telemetry import RunSummary
 from clusterray.ensemble import bundle as bundles
 from clusterray.errors import InputError, RunError
+from clusterray.features import registry
 from clusterray.provenance import data_fingerprint, provenance
-from clusterray.rank import ranking, report, selection, selection_page
+from clusterray.rank import ranking, selection, selection_page
+from clusterray.rank import report as report_page
 from clusterray.sky import catalogue, shards
 from clusterray.sky.thumbnails import Thumbnail
 
-__all__ = ["rank"]
+__all__ = ["rank", "report"]
 
 _SELECTION_PAGE = "selection.html"
 
@@ -80,6 +82,37 @@ def rank(config: Config) -> RunSummary:
     )
     summary.write(storage.join(folder, "summary.json"))
     return summary
+
+
+def report(config: Config) -> None:
+    """Write the report of the ranking that stands in `paths.ranking` once more.
+
+    Raises
+    ------
+    StorageError, ContractError : there is none, or it is of another version.
+    InputError : `paths.truth` names no file.
+    """
+    bundle = bundles.load(config.paths.bundle)
+    about = storage.read_json(storage.join(config.paths.ranking, "run.json"))
+    _write_report(ranking.read(config.paths.ranking), about, config, bundle, _truth(config))
+
+
+def _contributions(config: Config, bundle: bundles.Bundle, table: pa.Table) -> pa.Table | None:
+    """What `clusterray candidates` found of this bundle's best objects; None where it did not run.
+
+    A ranking that has changed since keeps the contributions of the objects that it still holds.
+    """
+    url = storage.join(config.paths.candidates, "contributions.parquet")
+    key = read_key(config.paths.candidates)
+    unlike = key is None or key.get("bundle") != bundle.digest or "lightgbm" not in bundle.models
+    if unlike or not storage.exists(url):
+        return None
+    found = schema.check(
+        storage.read_table(url),
+        schema.contributions(bundle.feature_names),
+        where=storage.redact(url),
+    )
+    return found.filter(pc.is_in(found["object_id"], table["object_id"].combine_chunks()))
 
 
 def _run_key(config: Config, bundle: bundles.Bundle) -> dict[str, Any]:
@@ -164,7 +197,8 @@ def _write_report(
     labels = None
     if storage.exists(config.paths.labels):
         labels = catalogue.read_labels(config.paths.labels)
-    html = report.render(
+    settings = FeatureSettings.model_validate(bundle.settings["features"])
+    html = report_page.render(
         table,
         thumbnails=_thumbnails(table.slice(0, config.rank.report_top), config),
         bands=bundle.bands,
@@ -173,6 +207,8 @@ def _write_report(
         truth=truth,
         labels=labels,
         beside=[(_SELECTION_PAGE, "Selection function")] if truth is not None else [],
+        contributions=_contributions(config, bundle, table),
+        feature_groups={f.name: f.group for f in registry(bundle.bands, settings)},
     )
     storage.write_bytes(storage.join(config.paths.ranking, "report.html"), html.encode())
 

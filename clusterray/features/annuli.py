@@ -1,83 +1,63 @@
-"""Radial profile about the centre of the cutout: where the light and the blue light are."""
-
-from functools import lru_cache
-from typing import Any
+"""What is said of the annuli about the centre: where the light and the blue light are."""
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clusterray.features.registry import N_ANNULI
+from clusterray.features.colour import asinh_colour
+from clusterray.features.geometry import N_ANNULI
+from clusterray.features.measurement import Measurement
 
-__all__ = ["annulus_of_pixel", "annulus_sums", "blue_residual"]
+__all__ = ["annulus_values"]
 
 Floats = NDArray[np.float64]
 
-_RESIDUAL_SIGMA = 3.0
-_CENTRE_SIGMA = 5.0
 
+def annulus_values(found: Measurement) -> Floats:
+    """(n, features) in the order of `image_registry.annulus_features`, annulus after annulus.
 
-@lru_cache(maxsize=16)
-def annulus_of_pixel(height_px: int, width_px: int) -> NDArray[np.intp]:
-    """Which annulus each pixel centre lies in; N_ANNULI outside the inscribed circle.
-
-    Returns
-    -------
-    (h × w,) flat.
+    NaN where the registry says so.
     """
-    rows, columns = np.indices((height_px, width_px))
-    half = min(height_px, width_px) / 2
-    radius = np.hypot(rows - (height_px - 1) / 2, columns - (width_px - 1) / 2) / half
-    ring: NDArray[np.intp] = np.minimum(radius * N_ANNULI, N_ANNULI).astype(np.intp)
-    return ring.ravel()
+    n = len(found.ring)
+    number, total, square, bright = (found.ring[:, :, k] for k in range(4))
+    count = np.where(number > 0, number, np.nan)
+    mean = total / count
+    moments = [mean, np.sqrt(np.maximum(square / count - mean**2, 0.0)), bright / count]
+    colours = _colours(found)
+    excess = colours - colours[:, :, :1]
+    blue = _blue(found)
+    rings = [
+        np.concatenate(
+            [
+                *(m[:, :, ring] for m in moments),
+                colours[:, :, ring],
+                excess[:, :, ring] if ring else np.empty((n, 0)),
+                blue[:, :, ring],
+            ],
+            axis=1,
+        )
+        for ring in range(N_ANNULI)
+    ]
+    return np.concatenate(rings, axis=1)
 
 
-def annulus_sums(planes: NDArray[Any]) -> Floats:
-    """Sum over each annulus.
-
-    Parameters
-    ----------
-    planes : (c, h, w), zero where masked.
-
-    Returns
-    -------
-    (c, N_ANNULI).
-    """
-    ring = annulus_of_pixel(*planes.shape[1:])
-    sums = np.zeros((len(planes), N_ANNULI))
-    for row, plane in enumerate(planes):
-        sums[row] = np.bincount(ring, plane.ravel(), N_ANNULI + 1)[:N_ANNULI]
-    return sums
-
-
-def blue_residual(
-    blue_njy: Floats,
-    red_njy: Floats,
-    usable: NDArray[np.bool_],
-    *,
-    blue_sigma_njy: float,
-    red_sigma_njy: float,
-) -> Floats:
-    """Share of each annulus that is bluer than the centre, where lensed star-forming galaxies are.
-
-    With α = F_blue/F_red of the innermost circle, light of the centre's colour cancels in
-    f_blue − α f_red (after RingFinder: Gavazzi et al. 2014, ApJ 785, 144, sect. 3.1); pixels
-    above 3 times √(σ_blue² + α² σ_red²) are counted. A negative α is taken for 0.
-
-    Parameters
-    ----------
-    blue_njy, red_njy, usable : (h, w); fluxes zero where not usable in both.
-
-    Returns
-    -------
-    (N_ANNULI,), NaN where no pixel is usable, and everywhere when the innermost circle has less
-    than 5 σ in the red band.
-    """
-    count, blue_sum, red_sum = annulus_sums(np.stack([usable, blue_njy, red_njy]))
-    if red_sum[0] <= _CENTRE_SIGMA * red_sigma_njy * np.sqrt(count[0]):
-        return np.full(N_ANNULI, np.nan)
-    alpha = max(blue_sum[0] / red_sum[0], 0.0)
-    excess = blue_njy - alpha * red_njy > _RESIDUAL_SIGMA * np.hypot(
-        blue_sigma_njy, alpha * red_sigma_njy
+def _colours(found: Measurement) -> Floats:
+    number = found.ring_pair[:, :, 0]
+    count = np.where(number > 0, number, np.nan)
+    blue, red = found.noise[:, :-1, None], found.noise[:, 1:, None]
+    return asinh_colour(
+        number,
+        found.ring_pair[:, :, 1] / count * blue,
+        found.ring_pair[:, :, 2] / count * red,
+        blue_sigma=blue,
+        red_sigma=red,
     )
+
+
+def _blue(found: Measurement) -> Floats:
+    """(n, 4, annuli), or (n, 0, annuli) where there is one band."""
+    if found.noise.shape[1] < 2:
+        return np.empty((len(found.ring), 0, N_ANNULI))
+    number, bright, strength, radial, above, below = (found.residual[:, k] for k in range(6))
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(annulus_sums((excess & usable)[None].astype(np.float64))[0] / count)
+        shares = (bright / number, radial / strength, above / number, below / number)
+        return np.stack(shares, axis=1)

@@ -31,44 +31,31 @@ def asinh_magnitude(flux_njy: Floats, *, sigma_njy: Floats) -> Floats:
 
 
 def asinh_colour(
-    count: Floats,
-    blue_sum_njy: Floats,
-    red_sum_njy: Floats,
-    *,
-    blue_sigma_njy: Floats,
-    red_sigma_njy: Floats,
+    count: Floats, blue_njy: Floats, red_njy: Floats, *, blue_sigma: Floats, red_sigma: Floats
 ) -> Floats:
     """Colour of the mean flux of some pixels, softened at the noise of that mean.
 
     Parameters
     ----------
-    count, blue_sum_njy, red_sum_njy : (p, k) pixels and their fluxes in two bands, for each of p
-        band pairs and k regions.
-    blue_sigma_njy, red_sigma_njy : (p, 1) noise of a pixel.
+    count : number of pixels.
+    blue_njy, red_njy : their mean flux in two bands, nJy.
+    blue_sigma, red_sigma : noise of one pixel, nJy. All broadcast.
 
     Returns
     -------
-    (p, k) magnitudes, blue minus red; NaN where a region has no pixel.
+    Magnitudes, blue minus red; NaN where there is no pixel.
     """
-    with np.errstate(divide="ignore", invalid="ignore"):
-        number = np.where(count > 0, count, np.nan)
-        blue = asinh_magnitude(blue_sum_njy / number, sigma_njy=blue_sigma_njy / np.sqrt(number))
-        red = asinh_magnitude(red_sum_njy / number, sigma_njy=red_sigma_njy / np.sqrt(number))
-    return blue - red
+    root = np.sqrt(np.where(count > 0, count, np.nan))
+    blue = asinh_magnitude(blue_njy, sigma_njy=blue_sigma / root)
+    return blue - asinh_magnitude(red_njy, sigma_njy=red_sigma / root)
 
 
 def flux_difference(
-    count: Floats,
-    blue_sum_njy: Floats,
-    red_sum_njy: Floats,
-    *,
-    blue_sigma_njy: Floats,
-    red_sigma_njy: Floats,
+    count: Floats, blue_njy: Floats, red_njy: Floats, *, blue_sigma: Floats, red_sigma: Floats
 ) -> Floats:
     """Mean flux in the blue band minus that in the red, over the noise of one pixel's difference.
 
-    Parameters and shapes are those of `asinh_colour`. NaN where a region has no pixel.
+    Parameters and shapes are those of `asinh_colour`. NaN where there is no pixel.
     """
-    with np.errstate(divide="ignore", invalid="ignore"):
-        mean = (blue_sum_njy - red_sum_njy) / count
-    return np.asarray(mean / np.hypot(blue_sigma_njy, red_sigma_njy))
+    number = np.where(count > 0, 1.0, np.nan)
+    return np.asarray(number * (blue_njy - red_njy) / np.hypot(blue_sigma, red_sigma))

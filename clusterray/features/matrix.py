@@ -1,10 +1,11 @@
 """From a batch of cutouts and catalogue columns to the feature matrix.
 
 Each cutout is worked on by itself, so its features are the same to the last bit whatever batch it
-comes in, and only one cutout at a time is held in double precision.
+comes in, and its pixels are read as they are stored: no copy of a batch is made.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -12,20 +13,20 @@ from numpy.typing import ArrayLike, NDArray
 
 from clusterray.config import FeatureSettings
 from clusterray.errors import InputError
-from clusterray.features import annuli, colour, patches, proxies, texture
+from clusterray.features import proxies
+from clusterray.features.annuli import annulus_values
+from clusterray.features.measurement import measure
+from clusterray.features.patches import patch_positions, patch_values
 from clusterray.features.registry import (
-    N_ANNULI,
     FeatureMatrix,
     catalogue_registry,
     image_registry,
+    patch_registry,
 )
 
-__all__ = ["catalogue_features", "cutout_features", "image_features"]
+__all__ = ["catalogue_features", "cutout_features", "image_features", "patch_table"]
 
 Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
-
-_BRIGHT_SIGMA = 3.0
 
 
 def image_features(
@@ -33,21 +34,28 @@ def image_features(
     *,
     noise_sigma: ArrayLike,
     bands: Sequence[str],
+    step: ArrayLike | None = None,
     mask: NDArray[np.bool_] | None = None,
     grid: int = 3,
+    max_size_px: int = 128,
 ) -> FeatureMatrix:
     """Patch statistics, colours, texture, edges and radial profile of each cutout.
 
-    `image_registry` names and defines the columns.
+    `image_registry` names and defines the columns. Counts with their step, as they lie in a shard,
+    and the flux densities that they stand for give the same values.
 
     Parameters
     ----------
-    cutouts_nchw : (n, bands, h, w) flux density per pixel in nJy; pixels that are not finite are
-        left out of every statistic.
+    cutouts_nchw : (n, bands, h, w) flux density per pixel in nJy, or int16 counts of `step`;
+        pixels that are not finite, or −32768, are left out of every statistic.
     noise_sigma : (n, bands) noise of a pixel, nJy; may be NaN where a band has no usable pixel.
     bands : names, blue to red.
+    step : (n, bands) nJy per count.
     mask : (n, h, w) or (n, bands, h, w), true where a pixel may be used.
     grid : patches along each axis.
+    max_size_px : larger cutouts are summed over blocks of k × k pixels, with the smallest k that
+        makes them fit, and k times the noise (that of white noise); a block with an unusable pixel
+        is unusable.
 
     Returns
     -------
@@ -55,143 +63,67 @@ def image_features(
 
     Raises
     ------
-    InputError : shapes that do not fit, a cutout smaller than the grid, or noise that is not
-        positive where a band has pixels (the first such row is named).
+    InputError : shapes that do not fit, counts without a step, a cutout smaller than the grid, or
+        noise that is not positive where a band has pixels (the first such row is named).
     """
-    bands = tuple(bands)
-    usable = _usable(cutouts_nchw, mask, bands=bands, grid=grid)
-    noise = _noise(noise_sigma, usable)
-    names = tuple(feature.name for feature in image_registry(bands, grid=grid))
-    values = np.empty((len(cutouts_nchw), len(names)), np.float32)
-    for row, cutout in enumerate(cutouts_nchw):
-        values[row] = _cutout(np.where(usable[row], cutout, 0), usable[row], noise[row], grid)
-    return FeatureMatrix(values, names)
+    found = measure(
+        cutouts_nchw, noise_sigma=noise_sigma, bands=bands, step=step, mask=mask, grid=grid,
+        max_size_px=max_size_px,
+    )  # fmt: skip
+    patches = patch_values(found, grid=grid)
+    by_patch = patches.reshape(len(patches), patches.shape[1] * patches.shape[2])
+    values = np.concatenate([by_patch, annulus_values(found)], axis=1)
+    return FeatureMatrix(values.astype(np.float32), _image_names(tuple(bands), grid))
 
 
-def _usable(cutouts: NDArray[Any], mask: Bools | None, *, bands: Sequence[str], grid: int) -> Bools:
-    if cutouts.ndim != 4 or cutouts.shape[1] != len(bands) or not bands:
-        raise InputError(
-            f"cutouts_nchw has shape {cutouts.shape}, expected (n, {len(bands)}, h, w) for bands "
-            f"{', '.join(bands) or '(none)'}"
-        )
-    if grid < 1:
-        raise InputError(f"grid is {grid}, expected at least 1 patch along each axis")
-    height, width = cutouts.shape[2:]
-    if min(height, width) < grid:
-        raise InputError(
-            f"cutouts of {height}×{width} px cannot be cut into {grid}×{grid} patches; "
-            "use larger cutouts or a smaller features.grid"
-        )
-    usable: Bools = np.isfinite(cutouts)
-    if mask is None:
-        return usable
-    wanted = (cutouts.shape, (len(cutouts), height, width))
-    if mask.shape not in wanted or mask.dtype != bool:
-        raise InputError(
-            f"mask has shape {mask.shape} and type {mask.dtype}, expected bool of {wanted[0]} or "
-            f"{wanted[1]}, true where a pixel may be used"
-        )
-    return np.asarray(usable & (mask if mask.ndim == 4 else mask[:, None]))
+@lru_cache(maxsize=16)
+def _image_names(bands: tuple[str, ...], grid: int) -> tuple[str, ...]:
+    return tuple(feature.name for feature in image_registry(bands, grid=grid))
 
 
-def _noise(noise_sigma: ArrayLike, usable: Bools) -> Floats:
-    noise = np.asarray(noise_sigma, np.float64)
-    if noise.shape != usable.shape[:2]:
-        raise InputError(
-            f"noise_sigma has shape {noise.shape}, expected {usable.shape[:2]}: (n, bands) in nJy"
-        )
-    good = np.isfinite(noise) & (noise > 0)
-    bad = np.argwhere(~good & usable.any(axis=(2, 3)))
-    if len(bad):
-        row, band = bad[0]
-        raise InputError(
-            f"noise_sigma[{row}, {band}] is {noise[row, band]}, expected > 0 and finite (nJy) "
-            f"where the band has pixels; {len(bad)} such values: reject these rows"
-        )
-    return np.where(good, noise, 1.0)
+def patch_table(
+    cutouts_nchw: NDArray[Any],
+    *,
+    noise_sigma: ArrayLike,
+    bands: Sequence[str],
+    step: ArrayLike | None = None,
+    mask: NDArray[np.bool_] | None = None,
+    grid: int = 3,
+    max_size_px: int = 128,
+) -> FeatureMatrix:
+    """The same patch statistics with a row for each patch, and where the patch lies.
 
+    For a model of patches whose scores `patches.aggregate` puts together. Rows are the patches of
+    the first cutout in row order, then those of the second, and so on; `patch_registry` names the
+    columns. Parameters and errors are those of `image_features`.
 
-def _cutout(flux: NDArray[Any], usable: Bools, noise: Floats, grid: int) -> Floats:
-    """Features of one cutout: flux (b, h, w) in nJy, zero where not usable; noise (b,)."""
-    scaled = flux.astype(np.float64) / noise[:, None, None]
-    both = usable[:-1] & usable[1:]
-    pairs = (
-        both.astype(np.float64),
-        np.where(both, flux[:-1], 0).astype(np.float64),
-        np.where(both, flux[1:], 0).astype(np.float64),
-    )
-    sigmas = {"blue_sigma_njy": noise[:-1, None], "red_sigma_njy": noise[1:, None]}
-    profile = [
-        *_radial_moments(scaled, usable),
-        colour.asinh_colour(*map(annuli.annulus_sums, pairs), **sigmas),
-    ]
-    excess = profile[-1] - profile[-1][:, :1]
-    residual = _blue_residual(flux, usable, noise)
-    rings = [
-        np.concatenate([*(p[:, ring] for p in profile), excess[:, ring] if ring else [], blue])
-        for ring, blue in enumerate(residual.T)
-    ]
-    return np.concatenate([_patches(scaled, usable, pairs, sigmas, grid).T.ravel(), *rings])
-
-
-def _patches(
-    scaled: Floats, usable: Bools, pairs: Sequence[Floats], sigmas: Mapping[str, Floats], grid: int
-) -> Floats:
-    """(features of a patch, patches)."""
-    count = patches.patch_sums(usable.astype(np.float64), grid)
-    total = patches.patch_sums(scaled, grid)
-    squares = patches.patch_sums(scaled**2, grid)
-    area = patches.patch_sums(np.ones((1, *usable.shape[1:])), grid)
-    single = scaled.astype(np.float32)
-    pair_sums = [patches.patch_sums(pair, grid) for pair in pairs]
-    return np.concatenate(
-        [
-            count / area,
-            *patches.moments(count, total, squares),
-            patches.rest_contrast(count, total, squares),
-            texture.texture(single, usable, grid),
-            texture.edge_density(single, usable, grid),
-            colour.asinh_colour(*pair_sums, **sigmas),
-            colour.flux_difference(*pair_sums, **sigmas),
-        ]
-    )
-
-
-def _radial_moments(scaled: Floats, usable: Bools) -> tuple[Floats, Floats, Floats]:
-    count = annuli.annulus_sums(usable.astype(np.float64))
-    bright = annuli.annulus_sums((scaled > _BRIGHT_SIGMA).astype(np.float64))
-    mean, std = patches.moments(count, annuli.annulus_sums(scaled), annuli.annulus_sums(scaled**2))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return mean, std, bright / count
-
-
-def _blue_residual(flux: NDArray[Any], usable: Bools, noise: Floats) -> Floats:
-    """(1, annuli), or (0, annuli) where there is one band."""
-    if len(flux) < 2:
-        return np.empty((0, N_ANNULI))
-    both = usable[0] & usable[-1]
-    shares = annuli.blue_residual(
-        np.where(both, flux[0], 0).astype(np.float64),
-        np.where(both, flux[-1], 0).astype(np.float64),
-        both,
-        blue_sigma_njy=float(noise[0]),
-        red_sigma_njy=float(noise[-1]),
-    )
-    return shares[None]
+    Returns
+    -------
+    (n · grid², features) float32.
+    """
+    found = measure(
+        cutouts_nchw, noise_sigma=noise_sigma, bands=bands, step=step, mask=mask, grid=grid,
+        max_size_px=max_size_px, annuli=False,
+    )  # fmt: skip
+    patches = patch_values(found, grid=grid)
+    where = np.broadcast_to(patch_positions(grid), (*patches.shape[:2], 3))
+    rows = np.concatenate([patches, where], axis=2).reshape(-1, patches.shape[2] + 3)
+    names = tuple(feature.name for feature in patch_registry(tuple(bands)))
+    return FeatureMatrix(rows.astype(np.float32), names)
 
 
 def catalogue_features(
     columns: Mapping[str, Any], *, source_redshift: float, bands: Sequence[str] = ()
 ) -> FeatureMatrix:
-    """θ_E proxies, redshift, richness and, for each of `bands`, seeing and depth.
+    """θ_E proxies, redshift, richness and, for each of `bands`, seeing and depth; the survey.
 
     `catalogue_registry` names and defines the columns.
 
     Parameters
     ----------
     columns : by the names of the cutout table: z_lens, richness, sigma_v_km_s, l_x_erg_s, each
-        (n,), and psf_fwhm_arcsec, depth_mag, each (n, bands). What is absent, empty, masked, not
-        finite or not positive is unknown. Other columns are passed over.
+        (n,), survey (n,) names, and psf_fwhm_arcsec, depth_mag, each (n, bands). What is absent,
+        empty, masked, not finite or not positive is unknown. Other columns are passed over.
     source_redshift : z_s of the proxies.
 
     Returns
@@ -226,8 +158,9 @@ def _catalogue(
         for name in ("psf_fwhm_arcsec", "depth_mag")
         if bands
     ]
+    survey = proxies.survey_code(_texts(columns, "survey", n_rows))
     values = np.column_stack(
-        [z_lens, richness, by_richness, by_dispersion, by_xray, best, source, *context]
+        [z_lens, richness, by_richness, by_dispersion, by_xray, best, source, *context, survey]
     )
     names = tuple(feature.name for feature in catalogue_registry(bands))
     return FeatureMatrix(values.astype(np.float32), names)
@@ -253,6 +186,14 @@ def _positive(columns: Mapping[str, Any], name: str, shape: tuple[int, ...]) -> 
     return np.where(np.isfinite(values) & (values > 0), values, np.nan)
 
 
+def _texts(columns: Mapping[str, Any], name: str, n_rows: int) -> Sequence[str | None]:
+    column = columns.get(name)
+    texts = [None] * n_rows if column is None else list(column)
+    if len(texts) != n_rows:
+        raise InputError(f"column '{name}' has {len(texts)} values, expected {n_rows}")
+    return texts
+
+
 def cutout_features(
     cutouts_nchw: NDArray[Any],
     *,
@@ -260,6 +201,7 @@ def cutout_features(
     bands: Sequence[str],
     columns: Mapping[str, Any],
     settings: FeatureSettings,
+    step: ArrayLike | None = None,
 ) -> FeatureMatrix:
     """`image_features` and `catalogue_features` side by side: what LightGBM sees.
 
@@ -269,6 +211,13 @@ def cutout_features(
     ------
     InputError : as those two.
     """
-    image = image_features(cutouts_nchw, noise_sigma=noise_sigma, bands=bands, grid=settings.grid)
+    image = image_features(
+        cutouts_nchw,
+        noise_sigma=noise_sigma,
+        bands=bands,
+        step=step,
+        grid=settings.grid,
+        max_size_px=settings.max_size_px,
+    )
     catalogue = _catalogue(columns, len(image.values), tuple(bands), settings.source_redshift)
     return FeatureMatrix(np.hstack([image.values, catalogue.values]), image.names + catalogue.names)

@@ -1,5 +1,6 @@
 """Einstein-radius proxies from what a cluster catalogue knows."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -10,15 +11,18 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 
 __all__ = [
+    "SOURCES",
     "SOURCE_DISPERSION",
     "SOURCE_RICHNESS",
     "SOURCE_UNKNOWN",
     "SOURCE_XRAY",
+    "SURVEYS",
     "best_proxy",
     "dispersion_from_m500",
     "distance_ratio",
     "m500_from_luminosity",
     "nfw_m200_over_m500",
+    "survey_code",
     "theta_e_from_dispersion",
     "theta_e_from_luminosity",
     "theta_e_from_richness",
@@ -27,6 +31,11 @@ __all__ = [
 Floats = NDArray[np.float64]
 
 SOURCE_UNKNOWN, SOURCE_RICHNESS, SOURCE_XRAY, SOURCE_DISPERSION = range(4)
+SOURCES = ("unknown", "richness", "X-ray", "dispersion")
+"""What the codes above are called."""
+
+SURVEYS = ("demo", "hsc", "lsst", "des", "euclid", "cfhtls")
+"""Surveys by their code in the feature table. Models know the codes: append, never reorder."""
 
 _ARCSEC_PER_RADIAN = 206264.80624709636
 _CONCENTRATION = 4.0
@@ -167,3 +176,9 @@ def best_proxy(
         known = np.isfinite(theta)
         best[known], source[known] = theta[known], code
     return best, source
+
+
+def survey_code(names: Sequence[str | None]) -> Floats:
+    """(n,) code of each survey in `SURVEYS`, NaN for any other and for none."""
+    codes = {name: float(code) for code, name in enumerate(SURVEYS)}
+    return np.array([codes.get(str(name), np.nan) for name in names], np.float64)

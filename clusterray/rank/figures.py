@@ -22,6 +22,7 @@ __all__ = [
     "PURPLE",
     "budget_curves",
     "drawn",
+    "importance",
     "known_recall",
     "rank_bins",
     "reliability",
@@ -193,6 +194,24 @@ def budget_curves(
         axes.set_ylim(0, 103)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         axes.legend(loc="best")
+    return svg[0]
+
+
+def importance(names: Sequence[str], strength: Floats) -> str:
+    """Bars of how much each feature or group moves the scores, the strongest on top.
+
+    Parameters
+    ----------
+    names : (k,), strongest first. strength : (k,) mean absolute contribution, log-odds.
+    """
+    svg: list[str] = []
+    said = "; ".join(f"{n} {v:.2f}" for n, v in zip(names, strength, strict=True))
+    with drawn(svg, name="importance", description=f"Mean contributions: {said}") as axes:
+        place = np.arange(len(names))
+        axes.barh(place, strength, height=0.7, color=BLUE, alpha=0.75)
+        axes.set_yticks(place, names, fontsize=9)
+        axes.invert_yaxis()
+        axes.set(xlabel="mean absolute contribution (log-odds)")
     return svg[0]
 
 

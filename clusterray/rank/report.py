@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from clusterray import page, schema
 from clusterray.config import RankSettings
 from clusterray.errors import InputError
-from clusterray.rank import figures
+from clusterray.rank import explanations, figures
 from clusterray.rank.evidence import Evidence, gather
 from clusterray.rank.metrics import rare_event_metrics
 from clusterray.rank.ranking import models_of
@@ -45,6 +45,8 @@ def render(
     truth: pa.Table | None = None,
     labels: pa.Table | None = None,
     beside: Sequence[tuple[str, str]] = (),
+    contributions: pa.Table | None = None,
+    feature_groups: Mapping[str, str] | None = None,
 ) -> str:
     """Write the report of a ranking as one self-contained HTML page.
 
@@ -61,6 +63,8 @@ def render(
     settings : budgets, how many to show, and which bands are red, green and blue.
     truth, labels : where known; with truth the list is measured, without it only labels speak.
     beside : pages in the report's folder to link to: (name, what it is).
+    contributions : of features to the candidates' scores, where `clusterray candidates` made them.
+    feature_groups : what features are summed over in their figure, by name.
 
     Raises
     ------
@@ -81,6 +85,7 @@ def render(
         _figures(ranking, evidence, budgets),
         *_metrics(ranking, evidence),
         *([page.links(beside)] if beside else []),
+        *_explanations(contributions, feature_groups or {}),
         _candidates(ranking, evidence, thumbnails, bands, settings),
         _provenance(provenance),
     ]
@@ -255,6 +260,12 @@ def _metrics(ranking: pa.Table, evidence: Evidence) -> list[str]:
             "Against the truth", page.table(f"{counts}. {note}", ["measure", "value"], rows)
         )
     ]
+
+
+def _explanations(contributions: pa.Table | None, groups: Mapping[str, str]) -> list[str]:
+    if contributions is None or not len(contributions):
+        return []
+    return [explanations.section(contributions, groups)]
 
 
 def _candidates(

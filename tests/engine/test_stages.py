@@ -16,7 +16,7 @@ from clusterray.engine.plan import list_shards
 from clusterray.engine.stages import FinishStage, ReadStage, VitStage
 from clusterray.ensemble import bundle
 
-NAN, TINY_SIGMA = float("nan"), 1e-42
+NAN, TINY_SIGMA = float("nan"), 1e-35
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from clusterray import schema
 from clusterray.config import FeatureSettings
 from clusterray.errors import InputError
 from clusterray.features import (
+    CATEGORICAL,
     FeatureMatrix,
     catalogue_features,
     cutout_features,
@@ -17,6 +18,8 @@ from clusterray.features import (
     proxies,
     registry,
 )
+from clusterray.features.registry import describe
+from clusterray.sky.surveys import PRESETS
 
 
 def table(columns, source_redshift=1.2, **options):
@@ -180,3 +183,19 @@ def test_every_feature_is_described_once():
 def test_feature_matrix_refuses_names_that_do_not_fit(values, names, message):
     with pytest.raises(InputError, match=message):
         FeatureMatrix(values, names)
+
+
+def test_every_survey_preset_has_a_code_of_its_own():
+    assert set(PRESETS) <= set(proxies.SURVEYS)
+    values = table({"survey": ["hsc", None, "of my own", "lsst"], "z_lens": [0.3] * 4})
+    np.testing.assert_array_equal(values["survey"], [1, np.nan, np.nan, 2])
+    with pytest.raises(InputError, match="column 'survey' has 1 values, expected 2"):
+        table({"z_lens": [0.1, 0.2], "survey": ["hsc"]})
+
+
+def test_kinds_are_told_apart_from_quantities():
+    features = {f.name: f for f in registry(("g", "r"), FeatureSettings())}
+    assert {n for n, f in features.items() if f.categories} == set(CATEGORICAL)
+    text = describe(tuple(features.values()))
+    assert "0 unknown, 1 richness, 2 X-ray, 3 dispersion" in text
+    assert all(name in text for name in features)
