@@ -211,7 +211,7 @@ def test_without_its_manifest_a_folder_is_no_bundle(copy, tmp_path):
         ({"format_version": 2}, "format version 2, this release reads 1"),
         ({"schema_versions": {"cutouts": 1, "features": 9, "scores": 1}}, "features.*version 9"),
         ({"schema_versions": {"cutouts": 1, "scores": 1}}, "features tables of version None"),
-        ({"schema_versions": {"cutouts": 1, "features": 1, "scores": 1, "x": 1}}, "x tables"),
+        ({"schema_versions": {"cutouts": 1, "features": 2, "scores": 1, "x": 1}}, "x tables"),
         ({"bands": ["r", "g", "i"]}, r"manifest\.json was altered: digest"),
         ({"models": ["lightgbm", "gan"]}, "model 'gan', this release knows lightgbm, vit"),
         ({"files": {}}, r"does not list 'oof\.parquet'"),
