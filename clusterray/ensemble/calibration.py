@@ -11,9 +11,10 @@ from scipy.special import expit
 from threadpoolctl import threadpool_limits
 
 from clusterray.ensemble.folds import HELD_OUT
-from clusterray.ensemble.stacking import LOGIT_LIMIT, LabelLoss, Stacker, fit_weights
+from clusterray.ensemble.stacking import LOGIT_LIMIT, Stacker, fit_weights
 from clusterray.errors import BundleError, InputError
 from clusterray.provenance import seed_for
+from clusterray.pu.label_loss import LabelLoss
 from clusterray.pu.labelling import (
     Labelling,
     Scenario,
