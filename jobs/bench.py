@@ -17,6 +17,7 @@ from clusterray.provenance import provenance
 __all__ = ["BENCHMARKS", "main"]
 
 BENCHMARKS: Final = {
+    "pu": "learning from known lenses and unlabelled rows, beside pulearn and true labels",
     "shards": "size and decode rate of cutout shards beside a fixed_shape_tensor column",
 }
 """Name of a module in `jobs.benchmarks`, and what it measures."""

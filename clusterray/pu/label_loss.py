@@ -26,7 +26,7 @@ class LabelLoss:
         self, s: NDArray[np.int8], *, labelling: Labelling, weight: NDArray[np.float64]
     ) -> None:
         self._labelled = s == 1
-        self._model = labelling.model(s, weight)
+        self.model = labelling.model(s, weight)
         self._weight = weight
         self.prior = labelling.prior
         single = labelling.scenario == "single-sample"
@@ -37,7 +37,7 @@ class LabelLoss:
 
     def __call__(self, eta: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         """The loss, and its derivative in η (n,)."""
-        value, gradient = self._model.negative_log_likelihood(eta, self._labelled)
+        value, gradient = self.model.negative_log_likelihood(eta, self._labelled)
         p = expit(eta)
         mean = max(float(self._survey @ p), 1e-300)
         ratio, count = mean / self.prior, self.n_survey * self.prior

@@ -18,7 +18,7 @@ _MAX_STEPS = 500
 _MIN_APART = 1.5
 _MIN_EXPECTED = 10.0
 _MISFIT = 1e-3
-_MAX_SCATTER = 0.5
+_MAX_SCATTER = 0.7
 
 Floats = NDArray[np.float64]
 Law = Callable[[Floats], Floats]
@@ -69,7 +69,7 @@ def mixture_prior(scores_positive: ArrayLike, scores_unlabelled: ArrayLike) -> E
     at π ≪ 1: the second component splits the bulk.
 
     Valid with at least 20 known lenses; components at least 1.5 standard deviations apart; a
-    relative standard error (Fisher information) below 0.5; and scores that are such a mixture: a
+    relative standard error (Fisher information) below 0.7; and scores that are such a mixture: a
     χ² test over bins that cover bulk and tail does not refuse it at 0.1 %, for either sample. It
     sees the scale of the scores: log-odds of a booster seldom pass that test.
     """

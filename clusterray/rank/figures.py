@@ -1,17 +1,12 @@
 """The report's figures as inline SVG that takes its ink from the page around it."""
 
-import io
-import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from html import escape
+from collections.abc import Sequence
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
+
+from clusterray.rank.drawing import BLUE, GREEN, GREY, INK, ORANGE, drawn_axes, plain_counts
 
 __all__ = [
     "budget_curves",
@@ -22,51 +17,6 @@ __all__ = [
 ]
 
 Floats = NDArray[np.float64]
-
-# Replaced by `currentColor`, so that axes and words are dark on light and light on dark.
-_INK = "#010203"
-# Okabe & Ito's palette, at lightnesses that stand out on white and on near-black.
-_BLUE, _ORANGE, _GREEN, _GREY = "#2f86c8", "#d97722", "#1f9e77", "#8b9099"
-_STYLE = {
-    "axes.edgecolor": _INK,
-    "axes.labelcolor": _INK,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "font.family": "sans-serif",
-    "font.size": 11.0,
-    "legend.frameon": False,
-    "svg.fonttype": "none",
-    "text.color": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-}
-
-
-@contextmanager
-def _axes(svg: list[str], *, name: str, description: str) -> Iterator[Axes]:
-    """Axes to draw on; the SVG is appended to `svg` at the end."""
-    # The salt names the clip paths: it must differ between the figures of one page.
-    settings: Any = {**_STYLE, "svg.hashsalt": name}
-    with mpl.rc_context(settings):
-        figure = Figure(figsize=(6.4, 4.0), layout="constrained")
-        axes = figure.subplots()
-        yield axes
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    svg.append(_inline(buffer.getvalue(), name, description))
-
-
-def _inline(document: str, name: str, description: str) -> str:
-    """Only the `<svg>` element, without links, metadata or fixed size, and with a spoken name."""
-    body = document[document.index("<svg") :]
-    body = re.sub(r"<metadata>.*?</metadata>\s*", "", body, flags=re.DOTALL)
-    head, _, rest = body.partition(">")
-    box = re.search(r'viewBox="[^"]*"', head)
-    label = f'role="img" aria-labelledby="{name}-title"'
-    title = f'<title id="{name}-title">{escape(description)}</title>'
-    # Matplotlib names groups figure_1, axes_1 … in every figure; an id may stand once in a page.
-    rest = re.sub(r'<g id="[a-z.]+(?:2d)?_\d+">', "<g>", rest)
-    return f"<svg {box.group() if box else ''} {label}>{title}{rest}".replace(_INK, "currentColor")
 
 
 def score_histogram(logit: Floats, *, groups: Sequence[tuple[str, NDArray[np.bool_]]]) -> str:
@@ -80,23 +30,18 @@ def score_histogram(logit: Floats, *, groups: Sequence[tuple[str, NDArray[np.boo
     edges = np.histogram_bin_edges(logit, bins=min(60, max(10, int(np.sqrt(len(logit))))))
     svg: list[str] = []
     parts = ", ".join(f"{members.sum()} {name}" for name, members in groups)
-    with _axes(svg, name="histogram", description=f"Histogram of the scores of {parts}") as axes:
-        for (name, members), colour in zip(groups, (_GREY, _ORANGE, _BLUE), strict=False):
+    with drawn_axes(
+        svg, name="histogram", description=f"Histogram of the scores of {parts}"
+    ) as axes:
+        for (name, members), colour in zip(groups, (GREY, ORANGE, BLUE), strict=False):
             counts, _ = np.histogram(logit[members], edges)
             axes.stairs(counts, edges, fill=True, alpha=0.35, color=colour)
             axes.stairs(counts, edges, lw=1.8, color=colour, label=f"{name} ({members.sum():,})")
         axes.set(xlabel="stack score (log-odds)", ylabel="objects", yscale="symlog")
         axes.set_ylim(bottom=0)
-        _plain_counts(axes)
+        plain_counts(axes)
         axes.legend(loc="upper right")
     return svg[0]
-
-
-def _plain_counts(axes: Axes) -> None:
-    top = axes.get_ylim()[1]
-    ticks = [0, *(10**k for k in range(8) if 10**k <= top)]
-    axes.set_yticks(ticks, [f"{t:,}" for t in ticks])
-    axes.minorticks_off()
 
 
 def rank_bins(n_ranked: int) -> list[int]:
@@ -126,13 +71,13 @@ def reliability(
         for n, e, o in zip(names, expected, observed, strict=True)
     )
     place = np.arange(len(names))
-    with _axes(
+    with drawn_axes(
         svg, name="reliability", description=f"Expected and observed lenses, {said}"
     ) as axes:
-        axes.bar(place, expected, width=0.62, color=_BLUE, alpha=0.4, label="expected: sum of p")
+        axes.bar(place, expected, width=0.62, color=BLUE, alpha=0.4, label="expected: sum of p")
         whiskers = np.maximum([expected - low, high - expected], 0)
-        axes.errorbar(place, expected, whiskers, fmt="none", color=_BLUE, capsize=4, lw=1.6)
-        axes.plot(place, observed, "o", ms=8, color=_ORANGE, label="observed")
+        axes.errorbar(place, expected, whiskers, fmt="none", color=BLUE, capsize=4, lw=1.6)
+        axes.plot(place, observed, "o", ms=8, color=ORANGE, label="observed")
         axes.set(xlabel="ranks", ylabel="lenses in the bin")
         axes.set_xticks(place, names)
         axes.set_ylim(bottom=0)
@@ -158,16 +103,16 @@ def budget_curves(
     """
     svg: list[str] = []
     styles: list[dict[str, Any]] = [
-        {"color": _BLUE, "ls": "--"},
-        {"color": _ORANGE},
-        {"color": _GREEN},
+        {"color": BLUE, "ls": "--"},
+        {"color": ORANGE},
+        {"color": GREEN},
     ]
-    with _axes(svg, name=name, description=description) as axes:
+    with drawn_axes(svg, name=name, description=description) as axes:
         for (label, share), style in zip(curves, styles, strict=False):
             at = _sampled(len(share))
             axes.plot(at, 100 * share[at - 1], lw=2, drawstyle="steps-post", label=label, **style)
         for budget in budgets:
-            axes.axvline(budget, color=_INK, lw=0.7, alpha=0.35)
+            axes.axvline(budget, color=INK, lw=0.7, alpha=0.35)
         axes.set(xlabel="objects inspected, best first", ylabel="per cent", xscale="log")
         axes.set_ylim(0, 103)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")

@@ -4,7 +4,16 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-__all__ = ["chips", "document", "facts", "figure", "headline", "section", "table"]
+__all__ = [
+    "chips",
+    "document",
+    "escaped",
+    "facts",
+    "figure",
+    "headline",
+    "section",
+    "table",
+]
 
 _CSS = """
 :root { color-scheme: light dark; --paper: #fbfbfa; --ink: #1d2025; --soft: #5d646e;
@@ -62,6 +71,11 @@ def document(title: str, body: Sequence[str]) -> str:
             "</main>\n</body>\n</html>\n",
         ]
     )
+
+
+def escaped(text: str) -> str:
+    """Text as HTML."""
+    return escape(text)
 
 
 def section(heading: str, *parts: str) -> str:
