@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clusterray.ensemble import duplicates, folds
@@ -34,6 +34,7 @@ def test_blank_images_are_no_duplicates():
         duplicates.image_hashes(np.zeros((3, 16, 16)))
 
 
+@settings(deadline=None)
 @given(seed=st.integers(0, 100), flips=st.lists(st.integers(0, 9), min_size=1, max_size=12))
 def test_pairs_are_those_of_a_slow_loop(seed, flips):
     rng = np.random.default_rng(seed)

@@ -1,5 +1,5 @@
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clusterray.pu.score_cells import ScoreCells
@@ -7,6 +7,7 @@ from clusterray.pu.score_cells import ScoreCells
 scores = st.lists(st.integers(-5, 5), min_size=1, max_size=30)
 
 
+@settings(deadline=None)
 @given(positive=scores, other=scores)
 def test_counts_are_those_of_a_slow_loop(positive, other):
     cells = ScoreCells.count(positive, other)
@@ -21,6 +22,7 @@ def test_counts_are_those_of_a_slow_loop(positive, other):
     assert cells.between[-1] == sum(o < thresholds[-1] for o in other)
 
 
+@settings(deadline=None)
 @given(positive=scores, other=scores, seed=st.integers(0, 1000))
 def test_a_resample_draws_as_many_from_the_same_cells(positive, other, seed):
     cells = ScoreCells.count(positive, other)

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 from sklearn.metrics import average_precision_score
@@ -34,6 +34,7 @@ def slow_pu(s, score, prior, budget):
     return found
 
 
+@settings(deadline=None)
 @given(
     rows=st.lists(st.tuples(st.integers(0, 1), st.integers(-4, 4)), min_size=2, max_size=40),
     prior=st.floats(0.01, 0.5),
@@ -104,6 +105,7 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say():
     assert 0.75 <= np.mean(inside) <= 1.0
 
 
+@settings(deadline=None)
 @given(
     rows=st.lists(st.tuples(st.booleans(), st.integers(-4, 4)), min_size=2, max_size=60),
 )
