@@ -32,7 +32,7 @@ from clusterray.engine.telemetry import Progress, RunSummary
 from clusterray.engine.work import cpu_share, unwrap
 from clusterray.ensemble import bundle as bundles
 from clusterray.ensemble import duplicates, folds, stacking
-from clusterray.ensemble.posterior import bootstrap
+from clusterray.ensemble.bootstrap import bootstrap
 from clusterray.errors import ConfigError, did_you_mean
 from clusterray.features import feature_names
 from clusterray.provenance import data_fingerprint, digest, seed_for

@@ -1,6 +1,7 @@
 """From base models to one calibrated probability: folds, stacking, calibration and the bundle."""
 
 __all__ = [
+    "bootstrap",
     "bundle",
     "calibration",
     "calibration_curves",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import beta
+from scipy.stats import beta, chi2
 from sklearn.isotonic import isotonic_regression
 
 from clusterray.provenance import seed_for
@@ -34,6 +34,7 @@ _MIN_IN_BIN = 10
 _BOUND_RISK = 1e-3
 _MAX_SCATTER = 0.35
 _LEVELLED = 1.5
+_TWO_SIGMA = 0.977
 _SHORTFALL = 0.02
 _FOLDS = 5
 
@@ -154,8 +155,11 @@ def read_best_bin(cells: ScoreCells) -> Reading:
         return Reading(value, f"relative error {scatter:.2f} of {value:.3g} is too large")
     half = int(np.searchsorted(above_p, k_p[best] / 2))
     stricter = (above_u[half] / n_unlabelled) / (above_p[half] / n_positive)
-    error = stricter * np.sqrt(1 / max(above_u[half], 1) + 1 / above_p[half])
-    if stricter < value / _LEVELLED and stricter + 2 * error < value:
+    # A handful of rows: Poisson's limit, for a Gaussian one is too near below.
+    most = chi2.ppf(_TWO_SIGMA, 2 * (above_u[half] + 1)) / 2.0
+    error = stricter / np.sqrt(above_p[half])
+    limit = most / n_unlabelled / (above_p[half] / n_positive) + 2.0 * error
+    if stricter < value / _LEVELLED and limit < value:
         return Reading(value, f"the best bin is impure: {stricter:.3g} in its stricter half")
     return Reading(value)
 

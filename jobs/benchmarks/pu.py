@@ -97,8 +97,8 @@ def _fits(train: World, test: World, prior: float) -> tuple[Scores, dict[str, fl
     def pulearn() -> Floats:
         model = ElkanotoPuClassifier(_sklearn(), hold_out_ratio=0.2, random_state=1)
         found = model.fit(train.x, np.where(train.s == 1, 1, -1)).predict_proba(test.x)
-        # g/c may exceed 1, and does.
-        return np.clip(np.asarray(found)[:, 1], 0.0, 1.0)
+        # g/c may exceed 1, and does: its order counts as it is, and it is held to 1 for the loss.
+        return np.asarray(found)[:, 1]
 
     def plain() -> Floats:
         return np.asarray(_sklearn().fit(train.x, train.s).predict_proba(test.x))[:, 1]

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit, logit
 
-from clusterray.ensemble.posterior import PosteriorEnsemble, bootstrap
+from clusterray.ensemble.bootstrap import bootstrap
+from clusterray.ensemble.posterior import PosteriorEnsemble
 from clusterray.ensemble.stacking import Stacker
 from clusterray.errors import BundleError, InputError
 from clusterray.pu import Labelling, PriorEstimate
