@@ -6,7 +6,7 @@ import numpy as np
 from astropy.stats import binom_conf_interval
 from numpy.typing import ArrayLike
 
-from clusterray.pu.labelling import Labelling, check_finite, check_labels
+from clusterray.pu.labelling import Labelling, check_labels, check_probabilities
 
 __all__ = ["label_reliability"]
 
@@ -25,9 +25,9 @@ def label_reliability(p: ArrayLike, s: ArrayLike, *, labelling: Labelling) -> di
 
     Raises
     ------
-    InputError : probabilities that are not finite, or labels that are none.
+    InputError : values that are no probabilities, or labels that are none.
     """
-    probability = check_finite(p, shape=(None,), where="probabilities")
+    probability = check_probabilities(p, where="probabilities")
     labels = check_labels(s, n_rows=len(probability), where="label_reliability")
     survey = labels >= 0
     probability, labels = probability[survey], labels[survey]

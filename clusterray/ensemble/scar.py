@@ -15,7 +15,7 @@ from scipy.stats import rankdata
 
 from clusterray.errors import InputError
 from clusterray.provenance import seed_for
-from clusterray.pu.labelling import Labelling, check_finite, check_labels
+from clusterray.pu.labelling import Labelling, check_labels, check_probabilities
 
 __all__ = ["scar_sensitivity", "scar_test"]
 
@@ -54,9 +54,9 @@ def scar_test(
 
     Raises
     ------
-    InputError : shapes that differ, probabilities that are not finite, or labels that are none.
+    InputError : shapes that differ, values that are no probabilities, or labels that are none.
     """
-    probability = check_finite(p, shape=(None,), where="probabilities")
+    probability = check_probabilities(p, where="probabilities")
     labels = check_labels(s, n_rows=len(probability), where="scar_test")
     # Case-control, labelled rows are no rows of the survey: they are drawn from its lenses.
     own = labels >= 0 if labelling.scenario == "single-sample" else labels == 0
@@ -141,9 +141,9 @@ def scar_sensitivity(
 
     Raises
     ------
-    InputError : shapes that differ, probabilities that are not finite, or labels that are none.
+    InputError : shapes that differ, values that are no probabilities, or labels that are none.
     """
-    probability = check_finite(p, shape=(None,), where="probabilities")
+    probability = check_probabilities(p, where="probabilities")
     labels = check_labels(s, n_rows=len(probability), where="scar_sensitivity")
     values = np.asarray(covariate, np.float64)
     if values.shape != labels.shape:

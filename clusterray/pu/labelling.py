@@ -25,6 +25,7 @@ __all__ = [
     "check_finite",
     "check_fraction",
     "check_labels",
+    "check_probabilities",
     "check_scenario",
     "check_weights",
     "unlabelled_prior",
@@ -237,6 +238,24 @@ def check_weights(
                 f"{where}: all {what} have zero weight, and one class alone teaches nothing"
             )
     return values
+
+
+def check_probabilities(values: Any, *, where: str) -> NDArray[np.float64]:
+    """Probabilities (n,), n ≥ 1.
+
+    Raises
+    ------
+    InputError : another shape, or a value that is not finite or outside [0, 1].
+    """
+    p = check_finite(values, shape=(None,), where=where)
+    outside = (p < 0.0) | (p > 1.0)
+    if outside.any():
+        row = int(np.argmax(outside))
+        raise InputError(
+            f"{where}: {p[row]:.3g} in row {row} is no probability ({int(outside.sum())} such "
+            "values); log-odds have to be turned into p first"
+        )
+    return p
 
 
 def check_finite(values: Any, *, shape: tuple[int | None, ...], where: str) -> NDArray[np.float64]:

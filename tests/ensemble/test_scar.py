@@ -60,5 +60,7 @@ def test_covariates_that_are_hardly_known_are_left_out_and_bad_ones_refused():
     assert set(found) == {"brightness", "seeing"}
     with pytest.raises(InputError, match="covariate 'x' has shape"):
         scar_test({"x": [1.0]}, p, s, labelling=Labelling("single-sample", 0.1), seed=0)
+    with pytest.raises(InputError, match=r"probabilities: 1\.5 in row 0 is no probability"):
+        scar_sensitivity(p, np.append(1.5, p[1:]), s, prior=0.1, budgets=(10,))
     with pytest.raises(InputError, match="covariate has shape"):
         scar_sensitivity([1.0], p, s, prior=0.1, budgets=(10,))
