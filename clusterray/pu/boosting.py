@@ -32,6 +32,9 @@ DEFAULTS: Final[Mapping[str, int | float | bool]] = {
 }
 """LightGBM parameters that may be set, with values for a handful of positives."""
 
+_ENOUGH: Final = 1000.0
+"""Mass of positives that trees split as they should; more weight only costs calibration."""
+
 Floats = NDArray[np.float64]
 
 
@@ -134,7 +137,8 @@ class Booster:
         """Train on rows that are positive and negative by these masses (n,) of the whole data set.
 
         Cross-entropy on the share of the positive mass is what two weighted copies of a row sum
-        to. Positives are weighted up to half of the mass, or a handful of them would not be seen.
+        to. Positives are weighted up to a mass of 1,000, but at most to half of all: with a handful
+        of them the penalties on leaves would let none be seen.
 
         Parameters
         ----------
@@ -143,7 +147,7 @@ class Booster:
         num_iterations : replaces the parameter.
         """
         chosen = slice(None) if rows is None else rows
-        boost = float(negative[chosen].sum() / positive[chosen].sum())
+        boost = _boost(float(positive[chosen].sum()), float(negative[chosen].sum()))
         parameters = self.parameters()
         if num_iterations is not None:
             parameters["num_iterations"] = num_iterations
@@ -159,6 +163,11 @@ class Booster:
         booster = lightgbm.train(parameters, train, **judged)
         losses = history.get("held_out", {}).get("cross_entropy", [])
         return Fit(booster, boost, np.asarray(losses, dtype=np.float64))
+
+
+def _boost(positive: float, negative: float) -> float:
+    """Factor on the weight of positives."""
+    return min(negative / positive, max(1.0, _ENOUGH / positive))
 
 
 def _labelled(

@@ -37,9 +37,9 @@ class PULightGBM:
 
     A booster of s is cross-fitted, its scores give each unlabelled row the probability w(x) of
     being a lens, and a second booster learns those probabilities: cross-entropy on w is what the
-    two weighted copies of Elkan & Noto (2008) sum to. Positives are weighted up to half
-    of the training mass and the odds are set back afterwards, in the leaves of the first tree, so
-    that the LightGBM text says all that is needed to score.
+    two weighted copies of Elkan & Noto (2008) sum to. A few positives are weighted up, and the
+    odds are set back afterwards, in the leaves of the first tree, so that the LightGBM text says
+    all that is needed to score.
 
     The number of iterations is where the cross-entropy of s on held-out rows, summed over the
     splits, is least: labels are the only thing that PU data let one be honest about. With fewer
