@@ -174,6 +174,14 @@ class TrainSettings(_Settings):
     prior_fallback: Annotated[float, Field(gt=0, lt=1)] = 1e-4
     """π of the survey, used where the estimators disagree or none is valid."""
     target_prior: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    calibrator: Literal["auto", "platt", "beta", "isotonic", "temperature"] = "auto"
+    """"auto" takes Platt or beta, by the log-loss of held-out sky cells."""
+    context: tuple[str, ...] = ()
+    """Features, such as seeing, that the stacker weighs beside the models' logits."""
+    monotone: dict[str, Literal[-1, 1]] = {"richness": 1}
+    """Features that LightGBM's log-odds may only rise (1) or fall (−1) with."""
+    lightgbm_form: Literal["cutout", "patch-max", "patch-top3"] = "cutout"
+    """One row per cutout; or one per patch, pooled by the best or the mean of the three best."""
     lightgbm: dict[str, int | float | str | bool] = {}
     n_bootstrap: Annotated[int, Field(ge=20)] = 200
 
@@ -197,6 +205,21 @@ class RankSettings(_Settings):
     selection_threshold: Annotated[float, Field(gt=0, lt=1)] | None = None
     """A list that ends at this p_lens, measured beside the budgets; null measures them alone."""
     report_top: Positive = 50
+    survey_prior: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """π of the survey that is ranked, where it differs from the one trained for."""
+    shortlist_by: Literal["budget", "probability", "fdr"] = "budget"
+    """Where shortlist.csv ends: at a length, a p_lens, or an expected share of non-lenses."""
+    shortlist_at: PositiveFloat = 100
+    unlike_top: Positive = 20
+    """Rows of unlike.csv, the list of what is unlike anything known."""
+    years: PositiveFloat = 1.0
+    """How long the survey takes to deliver as many clusters as are ranked."""
+    minutes_per_candidate: PositiveFloat = 2.0
+    """Of one reviewer, all votes together."""
+    cost_per_hour: Annotated[float, Field(ge=0)] = 60.0
+    """Of a reviewer, in any currency."""
+    cost_per_year: Annotated[float, Field(ge=0)] = 0.0
+    """Of the computing, in the same currency."""
     rgb_bands: tuple[str, str, str] | None = None
     """Bands shown as red, green, blue; null takes the reddest three."""
 

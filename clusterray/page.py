@@ -4,7 +4,17 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-__all__ = ["chips", "document", "facts", "figure", "headline", "links", "section", "table"]
+__all__ = [
+    "chips",
+    "document",
+    "escaped",
+    "facts",
+    "figure",
+    "headline",
+    "links",
+    "section",
+    "table",
+]
 
 _CSS = """
 :root { color-scheme: light dark; --paper: #fbfbfa; --ink: #1d2025; --soft: #5d646e;
@@ -64,6 +74,11 @@ def document(title: str, body: Sequence[str]) -> str:
             "</main>\n</body>\n</html>\n",
         ]
     )
+
+
+def escaped(text: str) -> str:
+    """Text as HTML."""
+    return escape(text)
 
 
 def section(heading: str, *parts: str) -> str:

@@ -192,13 +192,17 @@ def test_jobs_are_short() -> None:
 
 def test_what_is_imported_is_installed_by_the_project() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    declared = {re.split(r"[\[<>=!~ ]", d)[0].lower() for d in project["dependencies"]}
-    # A benchmark may compare with what only developers install.
-    extra = {re.split(r"[\[<>=!~ ]", d)[0].lower() for d in project["optional-dependencies"]["dev"]}
+
+    def names_in(requirements: list[str]) -> set[str]:
+        return {re.split(r"[\[<>=!~ ]", d)[0].lower() for d in requirements}
+
+    declared = names_in(project["dependencies"])
+    # What is compared with in a benchmark is nothing that a user installs.
+    compared = names_in(project["optional-dependencies"]["dev"])
     names = {"sklearn": "scikit-learn", "astropy_healpix": "astropy-healpix", "yaml": "pyyaml"}
     names["skimage"] = "scikit-image"
     own = {"clusterray", "jobs", "tuning"} | set(sys.stdlib_module_names)
     for name, module in MODULES.items():
         roots = {i.split(".")[0] for i in imports(module)} - own
-        allowed = declared | (extra if name.startswith("jobs.benchmarks.") else set())
+        allowed = declared | (compared if name.startswith("jobs.benchmarks.") else set())
         assert {names.get(root, root) for root in roots} - allowed == set(), name

@@ -79,7 +79,10 @@ def test_the_later_override_wins() -> None:
         ("vision.epohcs=1", r"unknown key 'vision.epohcs', did you mean 'epochs'\?"),
         ("paths.catalog=x", r"unknown key 'paths.catalog', did you mean 'catalogue'\?"),
         ("cluster.num_cpu=1", r"unknown key 'cluster.num_cpu', did you mean 'num_cpus'\?"),
-        ("rank.xyzzy=1", "unknown key 'rank.xyzzy', known: budgets, report_top, rgb_bands"),
+        (
+            "rank.xyzzy=1",
+            "unknown key 'rank.xyzzy', known: budgets, cost_per_hour, .*report_top, rgb_bands",
+        ),
         ("seed", "--set seed: expected section.key=value"),
         ("=1", "--set =1: expected section.key=value"),
         ("train..n_folds=1", "expected section.key=value"),

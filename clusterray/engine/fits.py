@@ -5,28 +5,29 @@ folds, scores the held-out rows, and is the model that goes into the bundle.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 import torch
 
 from clusterray import storage
-from clusterray.config import Config
+from clusterray.config import Config, TrainSettings
 from clusterray.engine.ledger import RowGroup
 from clusterray.engine.sample import Sample, load
 from clusterray.ensemble.folds import HELD_OUT
+from clusterray.features.registry import CATEGORICAL
 from clusterray.provenance import seed_for
-from clusterray.pu.labelling import unlabelled_prior
+from clusterray.pu.labelling import Labelling, unlabelled_prior
 from clusterray.pu.lightgbm_pu import PULightGBM
 from clusterray.pu.nnpu import NnpuRisk, nnpu_risk, odds_correction, two_stream_batches
 from clusterray.vision import anomaly, vit
 from clusterray.vision.prediction import predict
 from clusterray.vision.training import fit as fit_network
 
-__all__ = ["REFIT", "FitContext", "artefact_url", "fit", "scores_url"]
+__all__ = ["REFIT", "FitContext", "artefact_url", "fit", "lightgbm_options", "scores_url"]
 
 REFIT: Final = HELD_OUT
 
@@ -51,6 +52,14 @@ class FitContext:
     cell: np.ndarray
 
     @property
+    def labelling(self) -> Labelling:
+        """How the sample came by its labels."""
+        labelling = Labelling(
+            self.config.train.scenario, self.prior, unlabelled_fraction=self.unlabelled_fraction
+        )
+        return labelling.counted(self.s)
+
+    @property
     def unlabelled_prior(self) -> float:
         """π_U: what nnPU averages over are the unlabelled rows."""
         known, rest = float(np.sum(self.s == 1)), float(np.sum(self.s == 0))
@@ -59,6 +68,15 @@ class FitContext:
             scenario=self.config.train.scenario,
             labelled_fraction=known / (known + rest / self.unlabelled_fraction),
         )
+
+
+def lightgbm_options(settings: TrainSettings, names: Sequence[str]) -> dict[str, Any]:
+    """What `PULightGBM` is told about the features of a run."""
+    return {
+        "form": settings.lightgbm_form,
+        "monotone": settings.monotone,
+        "categorical": [name for name in names if name in CATEGORICAL],
+    }
 
 
 def scores_url(folder: str, model: str, leave_out: int) -> str:
@@ -106,10 +124,19 @@ def _fit_lightgbm(
         params=context.config.train.lightgbm,
         seed=seed,
         unlabelled_fraction=context.unlabelled_fraction,
+        **lightgbm_options(context.config.train, names),
     )
     model.fit(sample.features[seen], context.s[seen], names=names, groups=context.cell[seen])
     logits = model.decision_function(sample.features[unseen], names)
-    return logits, {"lightgbm.txt": model.to_text().encode()}
+    files = {
+        "lightgbm.txt": model.to_text().encode(),
+        "lightgbm.notes.json": json.dumps(model.notes_).encode(),
+    }
+    if "vit" not in context.config.train.models:
+        # Without a network there is no embedding to be unlike.
+        features = sample.features[seen[context.s[seen] == 0]]
+        files["anomaly.safetensors"] = anomaly.fit_features(features).save()
+    return logits, files
 
 
 def _fit_vit(
@@ -131,7 +158,14 @@ def _fit_vit(
         return list(drawn)
 
     def risk(logits: torch.Tensor, labels: torch.Tensor) -> NnpuRisk:
-        return nnpu_risk(logits, labels, prior=prior, loss="logistic", target_prior=target)
+        return nnpu_risk(
+            logits,
+            labels,
+            prior=prior,
+            loss="logistic",
+            target_prior=target,
+            negative_weight=context.unlabelled_fraction,
+        )
 
     log = fit_network(
         network,

@@ -2,23 +2,26 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pyarrow import csv
 
 from clusterray import schema, storage
 from clusterray.config import Config, FeatureSettings
 from clusterray.engine.ledger import Receipt, read_key
 from clusterray.engine.telemetry import RunSummary
 from clusterray.ensemble import bundle as bundles
+from clusterray.ensemble.posterior import PosteriorEnsemble
 from clusterray.errors import InputError, RunError
 from clusterray.features import registry
 from clusterray.provenance import data_fingerprint, provenance
 from clusterray.rank import ranking, selection, selection_page
 from clusterray.rank import report as report_page
+from clusterray.rank.discovery import shortlist, unlike_known
 from clusterray.sky import catalogue, shards
 from clusterray.sky.thumbnails import Thumbnail
 
@@ -45,30 +48,32 @@ def rank(config: Config) -> RunSummary:
     receipts, notes = _current(Receipt.read_all(config.paths.scores), config)
     scores = _read_scores(receipts, config, bundle.models)
     logits = _logits(scores, bundle.models)
-    p, low, high = bundle.posterior.interval(
-        logits, logit_stack=scores.column("logit_stack").to_numpy()
-    )
+    posterior = _posterior(config, bundle)
+    p, low, high = posterior.interval(logits, logit_stack=scores.column("logit_stack").to_numpy())
     table = ranking.build(scores, models=bundle.models, p_lens=p, p_low=low, p_high=high)
     # Measured before anything is written: a truth table of another survey is refused here.
     measured = selection.measure(table, truth, config.rank) if truth is not None else None
     folder = config.paths.ranking
     outputs = {
         "ranking": storage.join(folder, "ranking.parquet"),
+        "shortlist": storage.join(folder, "shortlist.csv"),
         "report": storage.join(folder, "report.html"),
     }
     about = {
         "run_key": key,
         "data": data_fingerprint(r.footer for r in receipts),
         "prior": bundle.prior_state,
+        "survey_prior": config.rank.survey_prior or bundle.prior_state["value"],
         "bundle_notes": list(bundle.notes),
         "config": config.dump(),
         **provenance(),
     }
     storage.write_json(storage.join(folder, "run.json"), about)
     ranking.write(folder, table)
+    _write_lists(table, config)
     if measured is not None:
         outputs["selection"] = _write_selection(folder, measured)
-    _write_report(table, about, config, bundle, truth)
+    _write_report(table, about, config, bundle, truth, finds=_finds(table, posterior, config))
     summary = RunSummary(
         verb="rank",
         unit="shards",
@@ -94,7 +99,16 @@ def report(config: Config) -> None:
     """
     bundle = bundles.load(config.paths.bundle)
     about = storage.read_json(storage.join(config.paths.ranking, "run.json"))
-    _write_report(ranking.read(config.paths.ranking), about, config, bundle, _truth(config))
+    table = ranking.read(config.paths.ranking)
+    finds = _finds(table, _posterior(config, bundle), config)
+    _write_report(table, about, config, bundle, _truth(config), finds=finds)
+
+
+def _posterior(config: Config, bundle: bundles.Bundle) -> PosteriorEnsemble:
+    """What turns logits into probabilities, for the survey that is ranked."""
+    if config.rank.survey_prior is None:
+        return bundle.posterior
+    return bundle.posterior.at_prior(config.rank.survey_prior)
 
 
 def _contributions(config: Config, bundle: bundles.Bundle, table: pa.Table) -> pa.Table | None:
@@ -187,12 +201,41 @@ def _write_selection(folder: str, measured: selection.Selection) -> str:
     return url
 
 
+def _finds(
+    table: pa.Table, posterior: PosteriorEnsemble, config: Config
+) -> dict[int, tuple[float, float]]:
+    """Interval of the lenses among the first rows, at the configured budgets."""
+    budgets = sorted({min(b, len(table)) for b in config.rank.budgets})
+    _, low, high = posterior.expected_finds(
+        _logits(table, posterior.stacker.models),
+        budgets,
+        logit_stack=table.column("logit_stack").to_numpy(),
+        seed=config.seed,
+    )
+    return {b: (float(a), float(z)) for b, a, z in zip(budgets, low, high, strict=True)}
+
+
+def _write_lists(table: pa.Table, config: Config) -> None:
+    """The two lists for people: the most probable, and what is unlike anything known."""
+    settings = config.rank
+    lists = {
+        "shortlist.csv": shortlist(table, by=settings.shortlist_by, at=settings.shortlist_at),
+        "unlike.csv": unlike_known(table, settings.unlike_top),
+    }
+    for name, rows in lists.items():
+        sink = pa.BufferOutputStream()
+        csv.write_csv(rows.combine_chunks(), sink)
+        storage.write_bytes(storage.join(config.paths.ranking, name), sink.getvalue())
+
+
 def _write_report(
     table: pa.Table,
     about: dict[str, Any],
     config: Config,
     bundle: bundles.Bundle,
     truth: pa.Table | None,
+    *,
+    finds: Mapping[int, tuple[float, float]],
 ) -> None:
     labels = None
     if storage.exists(config.paths.labels):
@@ -200,7 +243,15 @@ def _write_report(
     settings = FeatureSettings.model_validate(bundle.settings["features"])
     html = report_page.render(
         table,
-        thumbnails=_thumbnails(table.slice(0, config.rank.report_top), config),
+        thumbnails=_thumbnails(
+            pa.concat_tables(
+                [
+                    table.slice(0, config.rank.report_top),
+                    unlike_known(table, config.rank.unlike_top),
+                ]
+            ),
+            config,
+        ),
         bands=bundle.bands,
         provenance=about,
         settings=config.rank,
@@ -209,6 +260,8 @@ def _write_report(
         beside=[(_SELECTION_PAGE, "Selection function")] if truth is not None else [],
         contributions=_contributions(config, bundle, table),
         feature_groups={f.name: f.group for f in registry(bundle.bands, settings)},
+        diagnostics=bundle.diagnostics,
+        finds=finds,
     )
     storage.write_bytes(storage.join(config.paths.ranking, "report.html"), html.encode())
 

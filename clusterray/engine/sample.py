@@ -19,6 +19,7 @@ from clusterray.engine.plan import missing_row_groups
 from clusterray.engine.session import cluster_shape
 from clusterray.engine.stages import list_matrix, read_features
 from clusterray.engine.telemetry import Progress
+from clusterray.ensemble.duplicates import image_hashes
 from clusterray.errors import InputError
 from clusterray.provenance import uniform_for
 from clusterray.sky import shards as sky_shards
@@ -53,6 +54,13 @@ class Sample:
 
     def __len__(self) -> int:
         return len(self.object_id)
+
+    def image_hashes(self) -> np.ndarray:
+        """(n, 8) hashes of the reddest band, by which duplicates are found."""
+        parts = np.array_split(self.pixels[:, -1], max(1, len(self) // 512))
+        return np.concatenate(
+            [image_hashes(np.where(red == schema.BLANK, 0, red)) for red in parts]
+        )
 
 
 def choose(shards: Sequence[Shard], labels: pa.Table, *, config: Config) -> Choice:

@@ -9,7 +9,7 @@ import math
 import time
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -215,6 +215,8 @@ class TrialData:
     unlabelled_prior: float
     unlabelled_fraction: float
     seed: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """What `PULightGBM` is told about the features."""
 
 
 def out_of_fold(data: TrialData, params: Mapping[str, Any], *, num_threads: int = 1) -> Floats:
@@ -232,6 +234,7 @@ def out_of_fold(data: TrialData, params: Mapping[str, Any], *, num_threads: int 
             seed=seed_for(data.seed, model="lightgbm", fold=k),
             unlabelled_fraction=data.unlabelled_fraction,
             num_threads=num_threads,
+            **data.options,
         )
         names = data.feature_names
         model.fit(data.features[seen], data.s[seen], names=names, groups=data.cell[seen])

@@ -201,6 +201,8 @@ class FinishStage:
         self.groups, self.settings, self.folder = groups, settings, folder
         self.lightgbm = self.bundle.lightgbm if "lightgbm" in self.bundle.models else None
         self.stacker = self.bundle.stacker
+        names = self.bundle.feature_names
+        self.context = [names.index(name) for name in self.stacker.context]
         self.anomaly = self.bundle.anomaly()
         oof = self.bundle.oof
         self.oof_logits = np.column_stack([oof.column(f"logit_{m}") for m in self.bundle.models])
@@ -258,7 +260,8 @@ class FinishStage:
         ids = data.column("object_id").to_pylist()
         stack = np.empty(0)
         if ids:
-            stack = np.asarray(self.stacker.decision_function(logits), np.float64)
+            context = list_matrix(data, "features")[:, self.context]
+            stack = np.asarray(self.stacker.decision_function(logits, context), np.float64)
         place = {name: data.column(name).to_numpy() for name in ("ra_deg", "dec_deg")}
         fold = self.bundle.fold_of(ids, **place)
         # Fold −1 was seen by the calibrator alone: the models' own logits are honest there.
@@ -285,7 +288,11 @@ class FinishStage:
     def _anomaly(self, data: pa.Table) -> pa.Array:
         if self.anomaly is None or not data.num_rows:
             return pa.nulls(data.num_rows, pa.float32())
-        return pa.array(self.anomaly.score(list_matrix(data, "embedding")), pa.float32())
+        if "embedding" in data.column_names:
+            score = self.anomaly.score(list_matrix(data, "embedding"))
+        else:
+            score = self.anomaly.score_features(list_matrix(data, "features"))
+        return pa.array(score, pa.float32())
 
     def _wide(self, data: pa.Table) -> dict[str, pa.Array]:
         asked = {

@@ -16,15 +16,24 @@ import ray
 from clusterray import storage
 from clusterray.config import Config
 from clusterray.engine import sample as samples
-from clusterray.engine.fits import REFIT, FitContext, artefact_url, fit, scores_url
+from clusterray.engine.diagnostics import diagnose
+from clusterray.engine.fits import (
+    REFIT,
+    FitContext,
+    artefact_url,
+    fit,
+    lightgbm_options,
+    scores_url,
+)
 from clusterray.engine.ledger import open_run
 from clusterray.engine.plan import list_shards
 from clusterray.engine.session import cluster_shape, session
 from clusterray.engine.telemetry import Progress, RunSummary
 from clusterray.engine.work import cpu_share, unwrap
 from clusterray.ensemble import bundle as bundles
-from clusterray.ensemble import calibration, folds, stacking
-from clusterray.errors import ConfigError
+from clusterray.ensemble import duplicates, folds, stacking
+from clusterray.ensemble.bootstrap import bootstrap
+from clusterray.errors import ConfigError, did_you_mean
 from clusterray.features import feature_names
 from clusterray.provenance import data_fingerprint, digest, seed_for
 from clusterray.pu.lightgbm_pu import PULightGBM
@@ -113,7 +122,14 @@ class Training:
         s = dict(zip(labels["object_id"].to_pylist(), labels["s"].to_pylist(), strict=True))
         self.s = np.array([s.get(i, 0) for i in self.sample.object_id], np.int8)
         settings = config.train
-        self.cell = folds.sky_groups(self.sample.ra_deg, self.sample.dec_deg, nside=settings.nside)
+        self.names = feature_names(survey.band_names, config.features)
+        self.context_columns = _columns(settings.context, self.names)
+        self.cell = folds.sky_groups(
+            self.sample.ra_deg,
+            self.sample.dec_deg,
+            nside=settings.nside,
+            same=duplicates.image_pairs(self.sample.image_hashes()),
+        )
         self.folds = folds.assign(
             self.sample.object_id,
             self.cell,
@@ -122,7 +138,6 @@ class Training:
             holdout_fraction=settings.holdout_fraction,
             seed=seed_for(config.seed, purpose="folds"),
         )
-        self.names = feature_names(survey.band_names, config.features)
 
     def fit_all(self) -> tuple[int, int, dict[str, float]]:
         """Estimate the prior, then fit every model for every fold; (done, skipped, seconds)."""
@@ -188,6 +203,7 @@ class Training:
             params=settings.lightgbm,
             seed=seed_for(self.config.seed, purpose="prior"),
             unlabelled_fraction=self.choice.unlabelled_fraction,
+            **lightgbm_options(settings, self.names),
         ).label_scores(self.sample.features[rows], s, names=self.names, groups=self.cell[rows])
         prior = estimate_prior(
             scores[s == 1],
@@ -205,7 +221,8 @@ class Training:
         """Stack, calibrate and write the bundle from what the fits left."""
         settings = self.config.train
         logits = np.column_stack([self._logits(m) for m in settings.models])
-        posterior = calibration.bootstrap(
+        beside = self.sample.features[:, self.context_columns]
+        posterior = bootstrap(
             logits,
             self.s,
             fold=self.folds.fold,
@@ -216,8 +233,11 @@ class Training:
             n_bootstrap=settings.n_bootstrap,
             seed=seed_for(self.config.seed, purpose="bootstrap"),
             unlabelled_fraction=self.choice.unlabelled_fraction,
+            calibrator=settings.calibrator,
+            context=beside,
+            context_names=settings.context,
         )
-        stack = posterior.stacker.decision_function(logits)
+        stack = posterior.stacker.decision_function(logits, beside)
         trained = self.folds.fold >= 0
         stack[trained] = stacking.cross_fitted(
             logits[trained],
@@ -225,6 +245,8 @@ class Training:
             fold=self.folds.fold[trained],
             models=settings.models,
             labelling=posterior.calibrator.labelling_,
+            context=beside[trained],
+            context_names=settings.context,
         )
         weights = ", ".join(
             f"{m} {w:.2f}" for m, w in zip(settings.models, posterior.stacker.coef_, strict=True)
@@ -235,7 +257,9 @@ class Training:
             f"prior π = {prior.value:.3g} ({prior.interval[0]:.2g} to {prior.interval[1]:.2g}, "
             f"{prior.source})",
             *prior.notes,
+            *self._lightgbm_notes(),
             f"stack weights: {weights}",
+            posterior.choice.note or f"calibrator: {posterior.choice.kind}",
         )
         has_vit, has_lightgbm = "vit" in settings.models, "lightgbm" in settings.models
         bundle = bundles.save(
@@ -256,8 +280,11 @@ class Training:
             prior=prior.to_json(),
             lightgbm_text=self._artefact("lightgbm.txt").decode() if has_lightgbm else None,
             vit=self._network() if has_vit else None,
-            anomaly=self._anomaly() if has_vit else None,
+            anomaly=self._anomaly(),
             notes=notes,
+            diagnostics=diagnose(
+                self.context(), posterior, stack=stack, features=self.sample.features
+            ),
         )
         return bundle, notes
 
@@ -284,12 +311,26 @@ class Training:
     def _artefact(self, name: str) -> bytes:
         return storage.read_bytes(artefact_url(self.folder, name))
 
+    def _lightgbm_notes(self) -> tuple[str, ...]:
+        if "lightgbm" not in self.config.train.models:
+            return ()
+        return tuple(f"lightgbm: {n}" for n in json.loads(self._artefact("lightgbm.notes.json")))
+
     def _network(self) -> vit.LensViT:
         architecture = json.loads(self._artefact("vit.json"))
         return vit.LensViT.load(self._artefact("vit.safetensors"), architecture)
 
     def _anomaly(self) -> anomaly.AnomalyModel:
         return anomaly.AnomalyModel.load(self._artefact("anomaly.safetensors"))
+
+
+def _columns(wanted: Sequence[str], names: Sequence[str]) -> list[int]:
+    unknown = [name for name in wanted if name not in names]
+    if unknown:
+        raise ConfigError(
+            f"train.context: no feature '{unknown[0]}', {did_you_mean(unknown[0], names)}"
+        )
+    return [names.index(name) for name in wanted]
 
 
 @ray.remote

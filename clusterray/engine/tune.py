@@ -16,6 +16,7 @@ from clusterray import storage
 from clusterray.config import Config
 from clusterray.engine import sample as samples
 from clusterray.engine import search
+from clusterray.engine.fits import lightgbm_options
 from clusterray.engine.ledger import Shard, open_run
 from clusterray.engine.plan import list_shards
 from clusterray.engine.session import session
@@ -132,6 +133,7 @@ def _data(
         unlabelled_prior=context.unlabelled_prior,
         unlabelled_fraction=context.unlabelled_fraction,
         seed=config.seed,
+        options=lightgbm_options(config.train, context.feature_names),
     )
     prior = f"prior π = {context.prior:.3g} ({work.prior.source})"
     return data, (*choice.notes, *work.folds.notes, prior)

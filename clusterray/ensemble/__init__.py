@@ -1,3 +1,16 @@
 """From base models to one calibrated probability: folds, stacking, calibration and the bundle."""
 
-__all__ = ["bundle", "calibration", "folds", "manifest", "stacking"]
+__all__ = [
+    "bootstrap",
+    "bundle",
+    "calibration",
+    "calibration_curves",
+    "duplicates",
+    "folds",
+    "manifest",
+    "posterior",
+    "reliability",
+    "scar",
+    "stacking",
+    "venn_abers",
+]

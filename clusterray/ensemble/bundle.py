@@ -21,6 +21,7 @@ from scipy.spatial import cKDTree
 from clusterray import storage
 from clusterray.ensemble.manifest import (
     ANOMALY,
+    DIAGNOSTICS,
     FORMAT,
     FORMAT_VERSION,
     MANIFEST,
@@ -40,7 +41,8 @@ from clusterray.errors import BundleError
 from clusterray.provenance import digest, provenance
 
 if TYPE_CHECKING:
-    from clusterray.ensemble.calibration import Calibrator, PosteriorEnsemble
+    from clusterray.ensemble.calibration import Calibrator
+    from clusterray.ensemble.posterior import PosteriorEnsemble
     from clusterray.ensemble.stacking import Stacker
     from clusterray.pu.lightgbm_pu import PULightGBM
     from clusterray.vision.anomaly import AnomalyModel
@@ -101,6 +103,11 @@ class Bundle:
         """Stated degradations, such as fewer folds for want of positives."""
         return tuple(json.loads(self.files[NOTES]))
 
+    @property
+    def diagnostics(self) -> Mapping[str, Any]:
+        """What training measured of itself, for the report; changes no score."""
+        return dict(json.loads(self.files[DIAGNOSTICS]))
+
     def vit(self) -> "LensViT":
         """Build the network in eval mode, on the CPU; a new one each time.
 
@@ -114,7 +121,7 @@ class Bundle:
         return LensViT.load(weights, json.loads(architecture))
 
     def anomaly(self) -> "AnomalyModel | None":
-        """Read the anomaly model, or None where the bundle has no network to embed with."""
+        """Read the anomaly model of embeddings, or of features where there is no network."""
         from clusterray.vision.anomaly import AnomalyModel
 
         return AnomalyModel.load(self.files[ANOMALY]) if ANOMALY in self.files else None
@@ -173,7 +180,7 @@ class Bundle:
     @cached_property
     def posterior(self) -> "PosteriorEnsemble":
         """From base logits to a probability with its interval."""
-        from clusterray.ensemble.calibration import PosteriorEnsemble
+        from clusterray.ensemble.posterior import PosteriorEnsemble
 
         return PosteriorEnsemble.from_json(self.posterior_state)
 
@@ -255,6 +262,7 @@ def save(
     vit: "LensViT | None" = None,
     anomaly: "AnomalyModel | None" = None,
     notes: Sequence[str] = (),
+    diagnostics: Mapping[str, Any] | None = None,
 ) -> Bundle:
     """Write a bundle, its manifest last, and return it as `load` would.
 
@@ -268,6 +276,7 @@ def save(
     oof : see `manifest.oof_schema`; any row order.
     stacker, calibrator, posterior, prior : what their `to_json` returned.
     notes : stated degradations, for people.
+    diagnostics : what training measured of itself, plain values.
 
     Raises
     ------
@@ -278,6 +287,7 @@ def save(
     check_models(where, models, {"lightgbm": lightgbm_text, "vit": vit})
     states = {"stacker": stacker, "calibrator": calibrator, "posterior": posterior, "prior": prior}
     files = {STATES[n]: _json(v) for n, v in states.items()} | {NOTES: _json(list(notes))}
+    files[DIAGNOSTICS] = _json(dict(diagnostics or {}))
     if lightgbm_text is not None:
         files["lightgbm.txt"] = lightgbm_text.encode()
     if vit is not None:

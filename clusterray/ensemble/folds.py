@@ -31,22 +31,28 @@ class Folds:
 
 
 def sky_groups(
-    ra_deg: ArrayLike, dec_deg: ArrayLike, *, nside: int, duplicate_arcsec: float = 2.0
+    ra_deg: ArrayLike,
+    dec_deg: ArrayLike,
+    *,
+    nside: int,
+    duplicate_arcsec: float = 2.0,
+    same: ArrayLike | None = None,
 ) -> NDArray[np.int64]:
     """Group number of each position: its HEALPix cell (nested), duplicates together.
 
-    Objects that are linked by separations below `duplicate_arcsec` share the lowest of their
-    cells, so that a pair astride a border stays whole without joining the two cells.
+    Objects that are linked by separations below `duplicate_arcsec`, or by `same`, share the lowest
+    of their cells, so that a pair astride a border stays whole without joining the two cells.
 
     Parameters
     ----------
     ra_deg, dec_deg : (n,) ICRS.
     nside : a power of two; 64 makes cells of 55 arcmin.
+    same : (k, 2) rows that show one thing, e.g. from `duplicates`.
 
     Raises
     ------
-    InputError : positions that are not finite or not on the sky, or an nside that is no power of
-        two.
+    InputError : positions that are not finite or not on the sky, an nside that is no power of
+        two, or pairs of rows that are not there.
     """
     ra = check_finite(ra_deg, shape=(None,), where="ra_deg")
     dec = check_finite(dec_deg, shape=(len(ra),), where="dec_deg")
@@ -61,11 +67,22 @@ def sky_groups(
     xyz = np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=1)
     chord = 2.0 * np.sin(np.radians(duplicate_arcsec / 3600.0) / 2.0)
     pairs = cKDTree(xyz).query_pairs(chord, output_type="ndarray")
+    if same is not None:
+        pairs = np.concatenate([pairs.reshape(-1, 2), _checked_pairs(same, len(ra))])
     links = coo_array((np.ones(len(pairs), np.int8), (pairs[:, 0], pairs[:, 1])), (len(ra),) * 2)
     n_objects, which = connected_components(links, directed=False)
     lowest: NDArray[np.int64] = np.full(n_objects, np.iinfo(np.int64).max)
     np.minimum.at(lowest, which, cell)
     return np.asarray(lowest[which])
+
+
+def _checked_pairs(same: ArrayLike, n_rows: int) -> NDArray[np.int64]:
+    pairs = np.asarray(same)
+    if pairs.ndim != 2 or pairs.shape[1] != 2 or not np.issubdtype(pairs.dtype, np.integer):
+        raise InputError(f"same is {pairs.dtype} of shape {pairs.shape}, expected rows (k, 2)")
+    if len(pairs) and (pairs.min() < 0 or pairs.max() >= n_rows):
+        raise InputError(f"same names rows {pairs.min()} to {pairs.max()} of {n_rows}")
+    return pairs.astype(np.int64)
 
 
 def assign(

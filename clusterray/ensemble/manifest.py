@@ -17,6 +17,7 @@ from clusterray.provenance import digest
 
 __all__ = [
     "ANOMALY",
+    "DIAGNOSTICS",
     "FORMAT",
     "FORMAT_VERSION",
     "MANIFEST",
@@ -35,10 +36,11 @@ __all__ = [
 ]
 
 FORMAT: Final = "clusterray-bundle"
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 MANIFEST: Final = "manifest.json"
 OOF: Final = "oof.parquet"
 NOTES: Final = "notes.json"
+DIAGNOSTICS: Final = "diagnostics.json"
 ANOMALY: Final = "anomaly.safetensors"
 STATES: Final = {
     "stacker": "stacker.json",
@@ -121,7 +123,7 @@ def _check_files_named(where: str, manifest: Mapping[str, Any]) -> None:
             f"bundle '{where}' holds a model '{unknown[0]}', this release knows "
             f"{', '.join(MODEL_FILES)}; use the release that made it"
         )
-    needed = [OOF, NOTES, *STATES.values()]
+    needed = [OOF, NOTES, DIAGNOSTICS, *STATES.values()]
     needed += [n for m in manifest["models"] for n in MODEL_FILES[m]]
     absent = [n for n in needed if n not in manifest["files"]]
     if absent:
@@ -136,7 +138,7 @@ def _check_files_named(where: str, manifest: Mapping[str, Any]) -> None:
 
 def content_digest(manifest: Mapping[str, Any], files: Mapping[str, bytes], oof: pa.Table) -> str:
     """Digest of what changes an output: the Parquet file counts by its values, not its bytes."""
-    content = {n: digest(d) for n, d in files.items() if n not in (OOF, NOTES)}
+    content = {n: digest(d) for n, d in files.items() if n not in (OOF, NOTES, DIAGNOSTICS)}
     values = hashlib.sha256()
     for name in oof.column_names:
         values.update(name.encode() + b"\0")

@@ -9,77 +9,46 @@ from scipy.optimize import brentq, minimize
 from scipy.special import expit
 
 from clusterray.errors import BundleError, InputError
+from clusterray.pu.label_loss import LabelLoss
 from clusterray.pu.labelling import Labelling, check_finite, check_labels
 
-__all__ = ["LOGIT_LIMIT", "LabelLoss", "Stacker", "align_folds", "cross_fitted", "fit_weights"]
+__all__ = ["LOGIT_LIMIT", "Stacker", "align_folds", "cross_fitted", "fit_weights"]
 
 LOGIT_LIMIT = 30.0
 """Base logits are clipped to ± this: beyond it a probability is 0 or 1 in all but name."""
 
 
-class LabelLoss:
-    """−log likelihood of labels given log-odds of p(y=1|x), with π as an observed count.
-
-    Two terms: −log P(s|η) of each row (`LabelModel`), and that of counting nπ lenses among n survey
-    rows where Σ σ(η) are expected, Poisson: nπ (r − log r), r = mean σ(η) / π. The second keeps
-    mean(p) at π within the scatter that n rows have, however few of them are labelled.
-
-    Parameters
-    ----------
-    s : (n,) 1 or 0.
-    weight : (n,) times each row counts (bootstrap).
-    """
-
-    def __init__(
-        self, s: NDArray[np.int8], *, labelling: Labelling, weight: NDArray[np.float64]
-    ) -> None:
-        self._labelled = s == 1
-        self._model = labelling.model(s, weight)
-        self._weight = weight
-        self.prior = labelling.prior
-        single = labelling.scenario == "single-sample"
-        of_unlabelled = 1.0 / labelling.unlabelled_fraction if single else 1.0
-        survey = weight * np.where(self._labelled, float(single), of_unlabelled)
-        self.n_survey = float(weight[survey > 0].sum())
-        self._survey = survey / max(float(survey.sum()), 1e-300)
-
-    def __call__(self, eta: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        """The loss, and its derivative in η (n,)."""
-        value, gradient = self._model.negative_log_likelihood(eta, self._labelled)
-        p = expit(eta)
-        mean = max(float(self._survey @ p), 1e-300)
-        ratio, count = mean / self.prior, self.n_survey * self.prior
-        pull = count * (1.0 / self.prior - 1.0 / mean)
-        total = float(self._weight @ value)
-        slope = self._weight * gradient + pull * self._survey * p * expit(-eta)
-        return total + count * (ratio - float(np.log(ratio))), slope
-
-    def mean_probability(self, eta: NDArray[np.float64]) -> float:
-        """Mean of σ(η) over the survey's rows."""
-        return float(self._survey @ expit(eta))
-
-
 def fit_weights(
-    z: NDArray[np.float64], loss: LabelLoss, *, weight: NDArray[np.float64], penalty: float
+    z: NDArray[np.float64],
+    loss: LabelLoss,
+    *,
+    weight: NDArray[np.float64],
+    penalty: float,
+    n_free: int = 0,
+    offset: NDArray[np.float64] | None = None,
 ) -> tuple[NDArray[np.float64], float]:
-    """Coefficients (m,) ≥ 0 and intercept of η = z·w + b, in units of the logits z (n, m).
+    """Coefficients (m,) and intercept of η = z·w + b + offset, in units of the columns z (n, m).
 
-    Minimises `loss` + ½ λ Σ (w_k sd_k)² by L-BFGS-B. A constant column gets weight 0.
+    Minimises `loss` + ½ λ Σ (w_k sd_k)² by L-BFGS-B, with w ≥ 0 but for the last `n_free` columns.
+    A constant column gets weight 0.
     """
     center = np.average(z, axis=0, weights=weight)
     spread = np.sqrt(np.average((z - center) ** 2, axis=0, weights=weight))
     scale = np.where(spread > 1e-9, spread, 1.0)
     x = (z - center) / scale
     n, m = x.shape
+    beside = np.zeros(n) if offset is None else offset
 
     def objective(theta: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         w = theta[:m]
-        value, slope = loss(x @ w + theta[m])
+        value, slope = loss(x @ w + theta[m] + beside)
         gradient = np.append(slope @ x + penalty * w, slope.sum())
         return (value + 0.5 * penalty * float(w @ w)) / n, gradient / n
 
-    start = np.append(np.full(m, 1.0 / m), np.log(loss.prior / (1.0 - loss.prior)))
-    bounds = [(0.0, None)] * m + [(None, None)]
+    bound = m - n_free
+    start = np.append(np.full(m, 1.0 / bound), np.log(loss.prior / (1.0 - loss.prior)))
+    start[bound:m] = 0.0
+    bounds = [(0.0, None)] * bound + [(None, None)] * (n_free + 1)
     found = minimize(
         objective, start, jac=True, bounds=bounds, method="L-BFGS-B",
         options={"maxiter": 500, "ftol": 1e-11, "gtol": 1e-7},
@@ -91,53 +60,100 @@ def fit_weights(
 class Stacker:
     """Non-negative, ridge-regularised logistic combination of base logits.
 
-    η = Σ w_k z_k + b is the log-odds of p(y=1|x); labels follow from it by the scenario, so that
-    the fit is not bent where P(s=1|x) saturates at c. Weights are w_k ≥ 0: every base model is
-    trained to rise with p(y=1|x), and a handful of positives must not turn one upside down. Inputs
-    are clipped to ±30 and standardised; the penalty ½ λ Σ w² applies to standardised weights.
+    η = Σ w_k z_k + Σ v_j x_j + b is the log-odds of p(y=1|x); labels follow from it by the
+    scenario, so that the fit is not bent where P(s=1|x) saturates at c. Weights are w_k ≥ 0: every
+    base model is trained to rise with p(y=1|x), and a handful of positives must not turn one upside
+    down. Logits are clipped to ±30; all inputs are standardised, and the penalty ½ λ Σ w² applies
+    to standardised weights.
+
+    Context features x_j, such as seeing and depth, say how much could be seen: their weights have
+    either sign, and one that is not known (NaN) counts as the median of the rows fitted to.
 
     Parameters
     ----------
     models : names of the base models, in column order.
     penalty : λ.
+    context : names of the context features, in column order.
     """
 
-    def __init__(self, models: Sequence[str], *, penalty: float = 1.0) -> None:
+    def __init__(
+        self, models: Sequence[str], *, penalty: float = 1.0, context: Sequence[str] = ()
+    ) -> None:
         self.models = tuple(models)
         self.penalty = penalty
+        self.context = tuple(context)
 
     def fit(
-        self, logits: ArrayLike, s: ArrayLike, *, fold: ArrayLike, labelling: Labelling
+        self,
+        logits: ArrayLike,
+        s: ArrayLike,
+        *,
+        fold: ArrayLike,
+        labelling: Labelling,
+        context: ArrayLike | None = None,
     ) -> Self:
         """Fit to out-of-fold logits (n, m); known non-lenses are left out, for they are no survey.
 
-        Sets `coef_` (m,) and `intercept_`, in units of the logits.
+        Sets `coef_` (m,), `intercept_`, `context_coef_` (k,) and `context_median_` (k,), in units
+        of the inputs.
 
         Parameters
         ----------
         fold : (n,) fold that each row was left out of training in when its logits were made, ≥ 0.
+        context : (n, k) context features.
 
         Raises
         ------
         InputError : in-fold scores (a fold below 0, or one fold only), logits that are not finite,
-            labels that are none, or π below the share of known lenses.
+            context of another shape or infinite, labels that are none, or π below the share of
+            known lenses.
         """
         z = self._clipped(logits)
         labels = check_labels(s, n_rows=len(z), where="Stacker.fit")
         _check_out_of_fold(fold, len(z))
-        return self._fit(z, labels, labelling)
+        return self._fit(z, labels, labelling, self._checked_context(context, len(z)))
 
-    def _fit(self, z: NDArray[np.float64], labels: NDArray[np.int8], labelling: Labelling) -> Self:
+    def _fit(
+        self,
+        z: NDArray[np.float64],
+        labels: NDArray[np.int8],
+        labelling: Labelling,
+        context: NDArray[np.float64],
+    ) -> Self:
         survey = labels >= 0
-        weight = np.ones(int(survey.sum()))
-        loss = LabelLoss(labels[survey], labelling=labelling, weight=weight)
-        self.coef_, self.intercept_ = fit_weights(
-            z[survey], loss, weight=weight, penalty=self.penalty
+        known = np.isfinite(context[survey])
+        self.context_median_ = np.array(
+            [
+                np.median(column[have]) if have.any() else 0.0
+                for column, have in zip(context[survey].T, known.T, strict=True)
+            ]
         )
+        x = np.column_stack([z, self._filled(context)])[survey]
+        weight = np.ones(len(x))
+        loss = LabelLoss(labels[survey], labelling=labelling, weight=weight)
+        coef, self.intercept_ = fit_weights(
+            x, loss, weight=weight, penalty=self.penalty, n_free=len(self.context)
+        )
+        self.coef_, self.context_coef_ = np.split(coef, [len(self.models)])
         return self
 
-    def decision_function(self, logits: ArrayLike) -> NDArray[np.float64]:
-        """(n,) stack logit; a row's value does not depend on the rows beside it."""
+    def decision_function(
+        self, logits: ArrayLike, context: ArrayLike | None = None
+    ) -> NDArray[np.float64]:
+        """(n,) stack logit; a row's value does not depend on the rows beside it.
+
+        Raises
+        ------
+        InputError : not fitted, logits that are not finite, or context that does not fit.
+        """
+        eta = self.of_models(logits)
+        beside = self._filled(self._checked_context(context, len(eta)))
+        for column, coefficient in zip(beside.T, self.context_coef_, strict=True):
+            eta += coefficient * column
+        return eta
+
+    def of_models(self, logits: ArrayLike) -> NDArray[np.float64]:
+        """(n,) Σ w_k z_k + b: the stack logit without what context adds."""
         if not hasattr(self, "coef_"):
             raise InputError("this Stacker is not fitted: call fit, or Stacker.from_json")
         z = self._clipped(logits)
@@ -155,6 +171,9 @@ class Stacker:
             "penalty": self.penalty,
             "coef": self.coef_.tolist(),
             "intercept": self.intercept_,
+            "context": list(self.context),
+            "context_coef": self.context_coef_.tolist(),
+            "context_median": self.context_median_.tolist(),
         }
 
     @classmethod
@@ -163,22 +182,45 @@ class Stacker:
 
         Raises
         ------
-        BundleError : another kind of stacker, or not one weight for each model.
+        BundleError : another kind of stacker, or not one weight for each input.
         """
         n_coef, n_models = len(state.get("coef", ())), len(state.get("models", ()))
-        if state.get("kind") != "logistic" or n_coef != n_models or not n_models:
+        context = state.get("context", ())
+        beside = {len(state.get(n, ())) for n in ("context_coef", "context_median")}
+        if (
+            state.get("kind") != "logistic"
+            or n_coef != n_models
+            or not n_models
+            or beside != {len(context)}
+        ):
             raise BundleError(
                 f"stacker of kind '{state.get('kind')}' with {n_coef} weights for {n_models} "
-                "models, expected 'logistic' with one each; make the bundle again"
+                f"models and {sorted(beside)} for {len(context)} context features, expected "
+                "'logistic' with one each; make the bundle again"
             )
-        stacker = cls(state["models"], penalty=float(state["penalty"]))
+        stacker = cls(state["models"], penalty=float(state["penalty"]), context=context)
         stacker.coef_ = np.asarray(state["coef"], dtype=np.float64)
         stacker.intercept_ = float(state["intercept"])
+        stacker.context_coef_ = np.asarray(state["context_coef"], dtype=np.float64)
+        stacker.context_median_ = np.asarray(state["context_median"], dtype=np.float64)
         return stacker
 
     def _clipped(self, logits: ArrayLike) -> NDArray[np.float64]:
         z = check_finite(logits, shape=(None, len(self.models)), where="base logits")
         return np.clip(z, -LOGIT_LIMIT, LOGIT_LIMIT)
+
+    def _checked_context(self, context: ArrayLike | None, n_rows: int) -> NDArray[np.float64]:
+        values = np.empty((n_rows, 0)) if context is None else np.asarray(context, np.float64)
+        if values.shape != (n_rows, len(self.context)) or np.isinf(values).any():
+            raise InputError(
+                f"context of shape {values.shape} with {int(np.isinf(values).sum())} infinite "
+                f"values, expected ({n_rows}, {len(self.context)}) for "
+                f"{', '.join(self.context) or 'no context features'}"
+            )
+        return values
+
+    def _filled(self, context: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.where(np.isfinite(context), context, self.context_median_)
 
 
 def align_folds(logits: ArrayLike, *, fold: ArrayLike) -> NDArray[np.float64]:
@@ -219,6 +261,8 @@ def cross_fitted(
     models: Sequence[str],
     labelling: Labelling,
     penalty: float = 1.0,
+    context: ArrayLike | None = None,
+    context_names: Sequence[str] = (),
 ) -> NDArray[np.float64]:
     """Stack logits (n,) of training rows, each from a stacker that did not see the row's fold.
 
@@ -228,16 +272,16 @@ def cross_fitted(
     labels = check_labels(s, n_rows=len(z), where="cross_fitted")
     folds = _check_out_of_fold(fold, len(z))
     stacked = np.empty(len(z))
+    beside = np.empty((len(z), 0)) if context is None else np.asarray(context, np.float64)
     for k in np.unique(folds):
         out = folds == k
-        stacker = Stacker(models, penalty=penalty)
+        stacker = Stacker(models, penalty=penalty, context=context_names)
         rest = check_labels(
             labels[~out], n_rows=int(np.sum(~out)), where=f"cross_fitted without fold {k}"
         )
         # Fitted past `fit`, which refuses the single fold that is left of two.
-        stacked[out] = stacker._fit(stacker._clipped(z[~out]), rest, labelling).decision_function(
-            z[out]
-        )
+        stacker._fit(stacker._clipped(z[~out]), rest, labelling, beside[~out])
+        stacked[out] = stacker.decision_function(z[out], beside[out])
     return stacked
 
 

@@ -8,20 +8,28 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from clusterray.pu.elkan_noto import ElkanNotoClassifier
-    from clusterray.pu.labelling import Labelling, LabelModel, Scenario, unlabelled_prior
+    from clusterray.pu.labelling import (
+        LabelError,
+        Labelling,
+        LabelModel,
+        Scenario,
+        unlabelled_prior,
+    )
     from clusterray.pu.lightgbm_pu import PULightGBM
+    from clusterray.pu.mixture import mixture_prior
     from clusterray.pu.nnpu import NnpuRisk, nnpu_risk, odds_correction, two_stream_batches
-    from clusterray.pu.prior import (
+    from clusterray.pu.prior import PriorEstimate, estimate_prior
+    from clusterray.pu.prior_estimators import (
         Estimate,
-        PriorEstimate,
         bbe_prior,
+        dedpul_prior,
         elkan_noto_prior,
-        estimate_prior,
     )
 
 __all__ = [
     "ElkanNotoClassifier",
     "Estimate",
+    "LabelError",
     "LabelModel",
     "Labelling",
     "NnpuRisk",
@@ -29,8 +37,10 @@ __all__ = [
     "PriorEstimate",
     "Scenario",
     "bbe_prior",
+    "dedpul_prior",
     "elkan_noto_prior",
     "estimate_prior",
+    "mixture_prior",
     "nnpu_risk",
     "odds_correction",
     "two_stream_batches",
@@ -39,6 +49,7 @@ __all__ = [
 
 _HOME = {
     "ElkanNotoClassifier": "elkan_noto",
+    "LabelError": "labelling",
     "LabelModel": "labelling",
     "Labelling": "labelling",
     "Scenario": "labelling",
@@ -48,11 +59,13 @@ _HOME = {
     "nnpu_risk": "nnpu",
     "odds_correction": "nnpu",
     "two_stream_batches": "nnpu",
-    "Estimate": "prior",
+    "mixture_prior": "mixture",
     "PriorEstimate": "prior",
-    "bbe_prior": "prior",
-    "elkan_noto_prior": "prior",
     "estimate_prior": "prior",
+    "Estimate": "prior_estimators",
+    "bbe_prior": "prior_estimators",
+    "dedpul_prior": "prior_estimators",
+    "elkan_noto_prior": "prior_estimators",
 }
 
 

@@ -6,20 +6,24 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import logit
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
-from sklearn.isotonic import IsotonicRegression
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+from sklearn.utils import Tags, get_tags
+from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from clusterray.errors import InputError
-from clusterray.pu.labelling import Labelling, LabelModel, Scenario, check_labels
+from clusterray.pu.class_weights import set_back
+from clusterray.pu.label_link import unlabelled_posterior
+from clusterray.pu.labelling import Labelling, Scenario, check_labels, check_weights
 from clusterray.pu.prior import estimate_prior
 
 __all__ = [
     "ElkanNotoClassifier",
+    "copy_masses",
     "cross_fit_splits",
-    "positive_copy_weight",
-    "unlabelled_posterior",
 ]
+
+Floats = NDArray[np.float64]
 
 
 def cross_fit_splits(
@@ -50,57 +54,39 @@ def cross_fit_splits(
     return splits
 
 
-def unlabelled_posterior(
-    scores: NDArray[np.float64], s: NDArray[np.int8], *, model: LabelModel
-) -> NDArray[np.float64]:
-    """p(y=1|x, s) of each row from cross-fitted scores of s: 1 where labelled, w(x) elsewhere.
+def copy_masses(
+    s: NDArray[np.int8], posterior: Floats, *, labelling: Labelling, weight: Floats | None = None
+) -> tuple[Floats, Floats]:
+    """Weights of each row's positive and negative copy, in units of one unlabelled row at hand.
 
-    g is recalibrated by isotonic regression first, which leaves mean(g) = P(s=1) and hence
-    mean(g/c) = π: a base learner's g rarely saturates at c by itself. Single-sample
-    w = (1−c)/c · g/(1−g) (Elkan & Noto 2008, section 4); case-control w = p. Clipped to [0, 1].
-
-    Parameters
-    ----------
-    scores : (n,) increasing with P(s=1|x), out-of-fold, known non-lenses left out.
-    s : (n,) 1 or 0.
-    """
-    labelled = s == 1
-    g = IsotonicRegression(y_min=0.0, y_max=1.0).fit_transform(scores, labelled.astype(float))
-    p = model.posterior(g / np.maximum(1.0 - g, 1e-300))
-    # A certain row that is not labelled stays certain, whatever c.
-    w = np.where(p < 1.0, (1.0 - model.c) * p / np.maximum(1.0 - model.c * p, 1e-300), 1.0)
-    return np.where(labelled, 1.0, w)
-
-
-def positive_copy_weight(
-    s: NDArray[np.int8],
-    posterior: NDArray[np.float64],
-    *,
-    labelling: Labelling,
-) -> NDArray[np.float64]:
-    """Factor on each row's positive copy that makes the training odds those of the survey.
-
-    Negative copies weigh 1 − w, positive ones this factor times w. Single-sample: 1, but f for
-    known lenses where only a fraction f of the unlabelled rows was kept. Case-control: labelled
-    rows come on top of the survey's own positives, so all positive copies shrink to the mass n_u π.
+    Their odds are those of the survey. Positive copies: single-sample w, and f for known lenses,
+    where only a fraction f of the unlabelled rows was kept, for each of those stands for 1/f rows;
+    case-control all of them shrunk to the mass n_u π, because labelled rows come on top of the
+    survey's own positives. Negative copies: 1 − w, and f for known non-lenses.
 
     Parameters
     ----------
     s : (n,) labels. posterior : (n,) w, with 1 for known lenses and 0 for known non-lenses.
+    weight : (n,) times each row counts.
     """
+    counts = np.ones(len(s)) if weight is None else weight
+    fraction = labelling.unlabelled_fraction
+    negative = counts * np.where(s == -1, fraction, 1.0 - posterior)
     if labelling.scenario == "single-sample":
-        return np.where(s == 1, labelling.unlabelled_fraction, 1.0)
-    return np.full(len(s), labelling.prior * np.sum(s == 0) / posterior.sum())
+        return counts * np.where(s == 1, fraction, posterior), negative
+    positive = counts * posterior
+    return positive * (labelling.prior * counts[s == 0].sum() / positive.sum()), negative
 
 
 class ElkanNotoClassifier(ClassifierMixin, BaseEstimator):
     """p(y=1|x) from labelled positives and unlabelled rows.
 
-    A classifier of s is cross-fitted; its g = P(s=1|x) gives each unlabelled row the weight w(x)
-    with which it may be positive; then the estimator is trained again on known lenses (weight 1)
-    and two copies of every unlabelled row, positive with w and negative with 1 − w (Elkan & Noto
-    2008, section 4). Known non-lenses (s = −1) enter that second training as negatives, and never
-    the estimates of g, c or π.
+    A classifier of s is cross-fitted. Its g = P(s=1|x), through the link that explains labels best
+    (see `label_link`), gives each unlabelled row the weight w(x) with which it may be positive;
+    then the estimator is trained again on known lenses and two copies of every unlabelled row,
+    positive with w and negative with 1 − w (Elkan & Noto 2008). Known non-lenses (s = −1) enter
+    that second training as negatives, and never the estimates of g, c or π. Class weights of the
+    estimator and subsampled unlabelled rows shift the odds by known factors, which are set back.
 
     Parameters
     ----------
@@ -130,40 +116,70 @@ class ElkanNotoClassifier(ClassifierMixin, BaseEstimator):
         self.cv = cv
         self.random_state = random_state
 
-    def fit(self, X: ArrayLike, s: ArrayLike, groups: ArrayLike | None = None) -> Self:
-        """Fit to rows X (n, f) with labels s (n,) in {1, 0, −1}.
+    def fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        groups: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> Self:
+        """Fit to rows X (n, f) with labels y (n,): s in {1, 0, −1}, named as scikit-learn has it.
 
         Sets `prior_`, `c_` (nan in a case-control sample), `prior_estimate_` (None where π was
-        given), `label_scores_` (out-of-fold log-odds of s of the rows with s ≥ 0) and `model_`.
+        given), `label_scores_` (out-of-fold log-odds of s of the rows with s ≥ 0), `link_` (how
+        those became p), `log_odds_shift_` (what class weights add to the log-odds) and `model_`.
+
+        Parameters
+        ----------
+        groups : (n,) rows of one group stay in one cross-fitting split.
+        sample_weight : (n,) ≥ 0, times each row counts.
 
         Raises
         ------
-        InputError : labels that are none, fewer positives than splits, π below the share of known
-            lenses, or no π given and none to be estimated.
+        InputError : labels that are none, negative weights, fewer positives than splits, π below
+            the share of known lenses, or no π given and none to be estimated.
         """
-        x: NDArray[Any] = validate_data(self, X, ensure_all_finite="allow-nan")
-        labels = check_labels(s, n_rows=len(x), where="ElkanNotoClassifier.fit")
+        x: NDArray[Any]
+        x, y = validate_data(self, X, y, ensure_all_finite="allow-nan")
+        check_classification_targets(y)
+        labels = check_labels(y, n_rows=len(x), where="ElkanNotoClassifier.fit")
+        weight = check_weights(sample_weight, labels, where="ElkanNotoClassifier.fit")
         survey = np.flatnonzero(labels >= 0)
+        s, counts = labels[survey], None if weight is None else weight[survey]
         within = None if groups is None else np.asarray(groups)[survey]
-        self.label_scores_ = self._cross_fit(x[survey], labels[survey], within)
-        self._settle_prior(labels[survey])
+        self.label_scores_ = self._cross_fit(x[survey], s, within, counts)
+        self._settle_prior(s)
         labelling = Labelling(
             self.scenario, self.prior_, unlabelled_fraction=self.unlabelled_fraction
         )
-        model = labelling.model(labels)
+        model = labelling.model(s, counts)
         self.c_ = model.c if self.scenario == "single-sample" else float("nan")
-        posterior = unlabelled_posterior(self.label_scores_, labels[survey], model=model)
+        posterior = np.zeros(len(labels))
+        posterior[survey], self.link_ = unlabelled_posterior(
+            self.label_scores_, s, labelling=labelling, seed=self.random_state, weight=counts
+        )
         self.classes_ = np.array([0, 1])
-        self.model_ = self._retrain(x, labels, posterior, labelling)
+        self._retrain(x, *copy_masses(labels, posterior, labelling=labelling, weight=weight))
         return self
 
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_class = False
+        tags.input_tags.allow_nan = get_tags(self.estimator).input_tags.allow_nan
+        return tags
+
     def _cross_fit(
-        self, X: NDArray[Any], s: NDArray[np.int8], groups: ArrayLike | None
-    ) -> NDArray[np.float64]:
+        self,
+        X: NDArray[Any],
+        s: NDArray[np.int8],
+        groups: ArrayLike | None,
+        weight: Floats | None,
+    ) -> Floats:
         scores = np.empty(len(s))
         splits = cross_fit_splits(s, groups=groups, n_splits=self.cv, seed=self.random_state)
         for train, test in splits:
-            fitted = clone(self.estimator).fit(X[train], s[train])
+            weights = {} if weight is None else {"sample_weight": weight[train]}
+            fitted = clone(self.estimator).fit(X[train], s[train], **weights)
             scores[test] = fitted.predict_proba(X[test])[:, 1]
         return _log_odds(scores)
 
@@ -178,6 +194,7 @@ class ElkanNotoClassifier(ClassifierMixin, BaseEstimator):
             scenario=self.scenario,
             seed=self.random_state,
             n_bootstrap=50,
+            # Never used, and above any share of known lenses.
             fallback=1.0 - 1e-9,
             unlabelled_fraction=self.unlabelled_fraction,
         )
@@ -188,30 +205,30 @@ class ElkanNotoClassifier(ClassifierMixin, BaseEstimator):
             )
         self.prior_estimate_, self.prior_ = estimate, estimate.value
 
-    def _retrain(
-        self,
-        X: NDArray[Any],
-        labels: NDArray[np.int8],
-        posterior: NDArray[np.float64],
-        labelling: Labelling,
-    ) -> Any:
-        survey = labels >= 0
-        w = np.zeros(len(labels))
-        w[survey] = posterior
-        weight = positive_copy_weight(labels, w, labelling=labelling)
-        positive, negative = np.flatnonzero(w > 0), np.flatnonzero(w < 1)
-        rows = np.concatenate([positive, negative])
-        y = np.repeat([1, 0], [len(positive), len(negative)])
-        weights = np.concatenate([(weight * w)[positive], (1 - w)[negative]])
-        return clone(self.estimator).fit(X[rows], y, sample_weight=weights)
+    def _retrain(self, X: NDArray[Any], positive: Floats, negative: Floats) -> None:
+        as_lens, as_other = np.flatnonzero(positive > 0), np.flatnonzero(negative > 0)
+        rows = np.concatenate([as_lens, as_other])
+        y = np.repeat([1, 0], [len(as_lens), len(as_other)])
+        weights = np.concatenate([positive[as_lens], negative[as_other]])
+        estimator = clone(self.estimator)
+        self.log_odds_shift_ = set_back(
+            estimator, positive_mass=float(positive.sum()), negative_mass=float(negative.sum())
+        )
+        self.model_ = estimator.fit(X[rows], y, sample_weight=weights)
 
-    def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
+    def predict_proba(self, X: ArrayLike) -> Floats:
         """(n, 2) probabilities of not being and of being a lens."""
         check_is_fitted(self)
         X = validate_data(self, X, ensure_all_finite="allow-nan", reset=False)
-        return np.asarray(self.model_.predict_proba(X))
+        found = np.asarray(self.model_.predict_proba(X), dtype=np.float64)
+        if self.log_odds_shift_ == 0.0:
+            return found
+        # p/(p + k(1−p)) is the odds over k, and keeps 0 and 1.
+        k = np.exp(self.log_odds_shift_)
+        p = found[:, 1] / (found[:, 1] + k * found[:, 0])
+        return np.column_stack([1.0 - p, p])
 
-    def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:
+    def decision_function(self, X: ArrayLike) -> Floats:
         """(n,) log-odds of p(y=1|x)."""
         return _log_odds(self.predict_proba(X)[:, 1])
 
@@ -220,5 +237,5 @@ class ElkanNotoClassifier(ClassifierMixin, BaseEstimator):
         return (self.predict_proba(X)[:, 1] > 0.5).astype(np.int64)
 
 
-def _log_odds(p: NDArray[np.float64]) -> NDArray[np.float64]:
+def _log_odds(p: Floats) -> Floats:
     return np.asarray(logit(np.clip(p, 1e-15, 1 - 1e-15)), dtype=np.float64)

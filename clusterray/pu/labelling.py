@@ -4,11 +4,11 @@ In both scenarios the odds of a label are κσ(η) / (1 − cσ(η)) for p(y=1|x
 
 - single-sample (Elkan & Noto 2008, lemma 1): P(s=1|x) = c p(y|x), c = P(s=1|y=1), so κ = c; where
   only a fraction f of the unlabelled rows was kept, the odds grow by 1/f and κ = c/f;
-- case-control (Ward et al. 2009, eq. 4): n_p labelled rows drawn from the positives are put beside
+- case-control (Ward et al. 2009): n_p labelled rows drawn from the positives are put beside
   n_u rows of the survey, so κ = n_p / (n_u π) and c = 0.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast, get_args
 
 import numpy as np
@@ -18,18 +18,25 @@ from scipy.special import expit, log_expit
 from clusterray.errors import InputError, did_you_mean
 
 __all__ = [
+    "LabelError",
     "LabelModel",
     "Labelling",
     "Scenario",
     "check_finite",
     "check_fraction",
     "check_labels",
+    "check_probabilities",
     "check_scenario",
+    "check_weights",
     "unlabelled_prior",
 ]
 
 Scenario = Literal["single-sample", "case-control"]
 """Labelled lenses were found inside the survey, or come from elsewhere (e.g. injected)."""
+
+
+class LabelError(InputError, ValueError):
+    """Labels or weights that nothing can be learned from; a ValueError, as scikit-learn has it."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +120,20 @@ class Labelling:
         c = self._c(fraction)
         return LabelModel(gain=c / self.unlabelled_fraction, c=c)
 
+    def counted(
+        self, s: NDArray[np.int8], weight: NDArray[np.float64] | None = None
+    ) -> "Labelling":
+        """The same with `labelled_fraction` counted on these rows, for use on parts of them.
+
+        Raises
+        ------
+        InputError : as `model`.
+        """
+        if self.labelled_fraction is not None or self.scenario == "case-control":
+            return self
+        c = self.model(s, weight).c
+        return replace(self, labelled_fraction=c * self.prior)
+
     def _c(self, labelled_fraction: float) -> float:
         if self.scenario == "single-sample" and labelled_fraction > self.prior:
             raise InputError(
@@ -170,21 +191,71 @@ def check_labels(s: ArrayLike, *, n_rows: int, where: str) -> NDArray[np.int8]:
 
     Raises
     ------
-    InputError : another length, values other than 1, 0, −1, no known lens or no unlabelled row.
+    LabelError : another length, values other than 1, 0, −1, no known lens or no unlabelled row.
     """
     values = np.asarray(s)
     if values.shape != (n_rows,):
-        raise InputError(f"{where}: labels have shape {values.shape}, expected ({n_rows},)")
+        raise LabelError(f"{where}: labels have shape {values.shape}, expected ({n_rows},)")
     strange = [v for v in np.unique(values).tolist() if v not in (-1, 0, 1)]
     if strange:
-        raise InputError(
+        raise LabelError(
             f"{where}: label {strange[0]!r} found, expected 1 (known lens), 0 (unlabelled) or −1 "
             "(known non-lens)"
         )
     for label, what in ((1, "known lenses (s = 1)"), (0, "unlabelled rows (s = 0)")):
         if not np.any(values == label):
-            raise InputError(f"{where}: no {what} among {n_rows} rows; at least one is needed")
+            raise LabelError(
+                f"{where}: no {what} among {n_rows} rows, and one class alone teaches nothing"
+            )
     return values.astype(np.int8)
+
+
+def check_weights(
+    weight: ArrayLike | None, labels: NDArray[np.int8], *, where: str
+) -> NDArray[np.float64] | None:
+    """Weights (n,) of rows with these labels; None where none were given.
+
+    Raises
+    ------
+    LabelError : another shape, a weight that is negative or not finite, or no weight on all known
+        lenses or on all unlabelled rows.
+    """
+    if weight is None:
+        return None
+    try:
+        values = check_finite(weight, shape=(len(labels),), where=f"{where}: weights")
+    except InputError as error:
+        raise LabelError(str(error)) from error
+    if values.min() < 0.0:
+        row = int(np.argmin(values))
+        raise LabelError(
+            f"{where}: weight {values[row]:.3g} in row {row} is negative; a row counts zero times "
+            "or more"
+        )
+    for label, what in ((1, "known lenses"), (0, "unlabelled rows")):
+        if not values[labels == label].sum() > 0.0:
+            raise LabelError(
+                f"{where}: all {what} have zero weight, and one class alone teaches nothing"
+            )
+    return values
+
+
+def check_probabilities(values: Any, *, where: str) -> NDArray[np.float64]:
+    """Probabilities (n,), n ≥ 1.
+
+    Raises
+    ------
+    InputError : another shape, or a value that is not finite or outside [0, 1].
+    """
+    p = check_finite(values, shape=(None,), where=where)
+    outside = (p < 0.0) | (p > 1.0)
+    if outside.any():
+        row = int(np.argmax(outside))
+        raise InputError(
+            f"{where}: {p[row]:.3g} in row {row} is no probability ({int(outside.sum())} such "
+            "values); log-odds have to be turned into p first"
+        )
+    return p
 
 
 def check_finite(values: Any, *, shape: tuple[int | None, ...], where: str) -> NDArray[np.float64]:

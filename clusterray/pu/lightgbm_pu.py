@@ -2,42 +2,34 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, Self
 
 import lightgbm
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import brentq
+from scipy.special import expit
 
-from clusterray.errors import BundleError, ConfigError, InputError, did_you_mean
-from clusterray.features.registry import CATEGORICAL
+from clusterray.errors import BundleError, InputError
 from clusterray.provenance import seed_for
-from clusterray.pu.elkan_noto import cross_fit_splits, positive_copy_weight, unlabelled_posterior
-from clusterray.pu.labelling import Labelling, Scenario, check_labels
+from clusterray.pu.boosting import DEFAULTS, Booster
+from clusterray.pu.elkan_noto import copy_masses, cross_fit_splits
+from clusterray.pu.feature_rows import checked_features
+from clusterray.pu.label_link import unlabelled_posterior
+from clusterray.pu.labelling import Labelling, Scenario, check_labels, check_weights
+from clusterray.pu.row_forms import Form, WholeCutouts, row_form
 
-__all__ = ["DEFAULTS", "PULightGBM"]
+__all__ = ["DEFAULTS", "EARLY_STOPPING_LENSES", "PULightGBM"]
 
-DEFAULTS: Final[Mapping[str, int | float | bool]] = {
-    "num_iterations": 300,
-    "learning_rate": 0.05,
-    "num_leaves": 6,
-    "max_depth": -1,
-    "min_data_in_leaf": 20,
-    "min_sum_hessian_in_leaf": 1.0,
-    "lambda_l1": 0.0,
-    "lambda_l2": 10.0,
-    "min_gain_to_split": 0.0,
-    "feature_fraction": 0.4,
-    "bagging_fraction": 0.8,
-    "bagging_freq": 1,
-    "path_smooth": 0.0,
-    "extra_trees": True,
-    "max_bin": 255,
-}
-"""LightGBM parameters that may be set, with values for a handful of positives."""
+EARLY_STOPPING_LENSES: Final = 50
+"""Known lenses from which a held-out loss is steady enough to stop by."""
 
 _MARK = "clusterray:"
 _CROSS_FITS = 5
+_SCORED_AT_ONCE = 65_536
+
+Floats = NDArray[np.float64]
 
 
 class PULightGBM:
@@ -45,16 +37,26 @@ class PULightGBM:
 
     A booster of s is cross-fitted, its scores give each unlabelled row the probability w(x) of
     being a lens, and a second booster learns those probabilities: cross-entropy on w is what the
-    two weighted copies of Elkan & Noto (2008, section 4) sum to. Positives are weighted up to half
-    of the training mass and the odds are set back afterwards, in the leaves of the first tree, so
-    that the LightGBM text says all that is needed to score.
+    two weighted copies of Elkan & Noto (2008) sum to. A few positives are weighted up, and the
+    odds are set back afterwards, in the leaves of the first tree, so that the LightGBM text says
+    all that is needed to score.
+
+    The number of iterations is where the cross-entropy of s on held-out rows, summed over the
+    splits, is least: labels are the only thing that PU data let one be honest about. With fewer
+    than 50 known lenses all iterations are used, and `notes_` says so.
+
+    In the patch forms every patch of a cutout is a row of its own with the cutout's label, and a
+    cutout's score is its best patch's, or the mean of its three best. One offset makes the mean
+    probability π; how steep the pooled score is, is left to the calibrator.
 
     Parameters
     ----------
     feature_names : columns in order; scoring refuses any other set or order.
     scenario : "single-sample" or "case-control".
     prior : π of the survey.
-    monotone : +1 (rising) or −1 (falling) by feature name.
+    form : "cutout", "patch-max" or "patch-top3".
+    monotone : +1 (rising) or −1 (falling) by feature name (of a patch's row, in a patch form).
+    categorical : features that hold category codes 0, 1, 2, …, such as the survey's.
     params : replaces values of `DEFAULTS`.
     seed : of the splits, bagging and feature sampling.
     unlabelled_fraction : share of the survey's unlabelled rows that is given to `fit`.
@@ -67,7 +69,9 @@ class PULightGBM:
         *,
         scenario: Scenario,
         prior: float,
+        form: Form = "cutout",
         monotone: Mapping[str, int] | None = None,
+        categorical: Sequence[str] = (),
         params: Mapping[str, Any] | None = None,
         seed: int = 0,
         unlabelled_fraction: float = 1.0,
@@ -76,7 +80,9 @@ class PULightGBM:
         self.feature_names = tuple(feature_names)
         self.scenario = scenario
         self.prior = prior
+        self.form = form
         self.monotone = dict(monotone or {})
+        self.categorical = tuple(categorical)
         self.params = dict(params or {})
         self.seed = seed
         self.unlabelled_fraction = unlabelled_fraction
@@ -89,27 +95,51 @@ class PULightGBM:
         *,
         names: Sequence[str],
         groups: ArrayLike | None = None,
+        weight: ArrayLike | None = None,
     ) -> Self:
         """Fit to features (n, f) with labels s (n,) in {1, 0, −1}.
 
-        Known non-lenses are learned as negatives and take no part in g, c or π. `groups` keeps
-        near-duplicates in one cross-fitting split.
+        Known non-lenses are learned as negatives and take no part in g, c or π. Sets `booster_`,
+        `num_iterations_`, `link_` (see `label_link`) and `notes_`.
+
+        Parameters
+        ----------
+        groups : (n,) rows of one group, such as near-duplicates, stay in one cross-fitting split.
+        weight : (n,) ≥ 0, times each row counts.
 
         Raises
         ------
-        InputError : other feature names, infinite values, labels that are none, π below the share
-            of known lenses, or too few known lenses to cross-fit.
-        ConfigError : a parameter or constraint that cannot be set.
+        InputError : other feature names, infinite values, category codes that are none, labels that
+            are none, negative weights, π below the share of known lenses, or too few known lenses
+            to cross-fit.
+        ConfigError : a parameter, form or constraint that cannot be set.
         """
         x, labels = self._checked(values, s, names)
-        labelling = self._labelling()
-        model = labelling.model(labels)
-        survey = np.flatnonzero(labels >= 0)
-        within = None if groups is None else np.asarray(groups)[survey]
-        scores = self._cross_fit(x[survey], labels[survey], within)
+        counts = check_weights(weight, labels, where="PULightGBM")
+        booster, labelling = self._booster(), self._labelling()
+        survey = labels >= 0
+        data = booster.dataset(self._form.rows(x))
+        scores = self._cross_fit(booster, data, x, labels, groups, counts)
         w = np.zeros(len(labels))
-        w[survey] = unlabelled_posterior(scores, labels[survey], model=model)
-        self.booster_ = self._train_soft(x, labels, w, labelling)
+        w[survey], self.link_ = unlabelled_posterior(
+            scores[survey],
+            labels[survey],
+            labelling=labelling,
+            seed=self.seed,
+            weight=None if counts is None else counts[survey],
+        )
+        positive, negative = copy_masses(labels, w, labelling=labelling, weight=counts)
+        fitted = booster.fit(
+            data,
+            self._form.spread(positive),
+            self._form.spread(negative),
+            num_iterations=self.num_iterations_,
+        )
+        self.booster_ = fitted.booster
+        shift = -float(np.log(fitted.boost))
+        if self.form != "cutout":
+            shift = self._offset(x, labels, counts, shift)
+        _shift_leaves(self.booster_, shift)
         return self
 
     def label_scores(
@@ -119,7 +149,7 @@ class PULightGBM:
         *,
         names: Sequence[str],
         groups: ArrayLike | None = None,
-    ) -> NDArray[np.float64]:
+    ) -> Floats:
         """Out-of-fold scores of s (n,), NaN for known non-lenses: what `estimate_prior` wants.
 
         They do not depend on `prior`.
@@ -129,11 +159,10 @@ class PULightGBM:
         InputError, ConfigError : as `fit`.
         """
         x, labels = self._checked(values, s, names)
-        survey = np.flatnonzero(labels >= 0)
-        within = None if groups is None else np.asarray(groups)[survey]
-        scores = np.full(len(labels), np.nan)
-        scores[survey] = self._cross_fit(x[survey], labels[survey], within)
-        return scores
+        booster = self._booster()
+        return self._cross_fit(
+            booster, booster.dataset(self._form.rows(x)), x, labels, groups, None
+        )
 
     def decision_function(self, values: ArrayLike, names: Sequence[str]) -> NDArray[np.float64]:
         """(n,) log-odds; a row's value does not depend on the rows beside it.
@@ -150,7 +179,7 @@ class PULightGBM:
         """(n, features + 1) what each feature adds to the log-odds (SHAP), and the base, last.
 
         A row sums to its `decision_function` (Lundberg et al. 2020, Nat. Mach. Intell. 2, 56; by
-        LightGBM's `pred_contrib`).
+        LightGBM's `pred_contrib`); of patches, those that are pooled speak.
 
         Raises
         ------
@@ -161,8 +190,10 @@ class PULightGBM:
         x = self._features(values, names)
         if not len(x):
             return np.empty((0, len(self.feature_names) + 1))
-        found = self.booster_.predict(x, pred_contrib=True, num_threads=self.num_threads)
-        return np.asarray(found, dtype=np.float64)
+        found = self.booster_.predict(
+            self._form.rows(x), pred_contrib=True, num_threads=self.num_threads
+        )
+        return self._form.attributed(np.asarray(found, dtype=np.float64))
 
     def to_text(self) -> str:
         """LightGBM's own model text, with one line of our own that LightGBM passes over.
@@ -174,9 +205,12 @@ class PULightGBM:
         if not hasattr(self, "booster_"):
             raise InputError("this PULightGBM is not fitted: there is nothing to write")
         state = {
+            "feature_names": self.feature_names,
             "scenario": self.scenario,
             "prior": self.prior,
+            "form": self.form,
             "monotone": self.monotone,
+            "categorical": self.categorical,
             "params": self.params,
             "seed": self.seed,
             "unlabelled_fraction": self.unlabelled_fraction,
@@ -204,9 +238,9 @@ class PULightGBM:
         try:
             state = json.loads(lines[0].removeprefix(_MARK))
             booster = lightgbm.Booster(model_str=text)
-        except (ValueError, lightgbm.basic.LightGBMError) as error:
+            model = cls(**state, num_threads=num_threads)
+        except (TypeError, ValueError, lightgbm.basic.LightGBMError) as error:
             raise BundleError(f"LightGBM text cannot be read: {error}; make it again") from error
-        model = cls(booster.feature_name(), num_threads=num_threads, **state)
         model.booster_ = booster
         return model
 
@@ -219,114 +253,110 @@ class PULightGBM:
     def _labelling(self) -> Labelling:
         return Labelling(self.scenario, self.prior, unlabelled_fraction=self.unlabelled_fraction)
 
+    @property
+    def _form(self) -> WholeCutouts:
+        return row_form(self.form, self.feature_names)
+
+    def _booster(self) -> Booster:
+        return Booster(
+            self._form.names,
+            params=self.params,
+            monotone=self.monotone,
+            categorical=self.categorical,
+            seed=self.seed,
+            num_threads=self.num_threads,
+        )
+
     def _features(self, values: ArrayLike, names: Sequence[str]) -> NDArray[Any]:
-        if tuple(names) != self.feature_names:
-            raise InputError(_name_difference(self.feature_names, tuple(names)))
-        x = np.asarray(values)
-        if x.dtype not in (np.float32, np.float64):
-            x = x.astype(np.float64)
-        if x.ndim != 2 or x.shape[1] != len(self.feature_names):
-            raise InputError(
-                f"features of shape {x.shape}, expected (n, {len(self.feature_names)})"
-            )
-        infinite = np.isinf(x)
-        if infinite.any():
-            row, column = np.argwhere(infinite)[0]
-            raise InputError(
-                f"feature '{self.feature_names[column]}' is infinite in row {row}; NaN is the "
-                "value for 'not known'"
-            )
-        return x
+        return checked_features(
+            values, names, expected=self.feature_names, categorical=self.categorical
+        )
 
     def _cross_fit(
-        self, x: NDArray[Any], s: NDArray[np.int8], groups: ArrayLike | None
-    ) -> NDArray[np.float64]:
-        positive = np.flatnonzero(s == 1)
-        of_positive = positive if groups is None else np.asarray(groups)[positive]
-        n_splits = max(2, min(_CROSS_FITS, len(np.unique(of_positive))))
-        seed = seed_for(self.seed, purpose="cross-fit") % 2**31
-        scores = np.empty(len(s))
-        for train, test in cross_fit_splits(s, groups=groups, n_splits=n_splits, seed=seed):
-            labelled = (s[train] == 1).astype(np.float64)
-            booster, _ = self._train(x[train], labelled, 1.0 - labelled)
-            scores[test] = self._raw(booster, x[test])
-        return scores
-
-    def _train_soft(
         self,
+        booster: Booster,
+        data: lightgbm.Dataset,
         x: NDArray[Any],
         labels: NDArray[np.int8],
-        w: NDArray[np.float64],
-        labelling: Labelling,
-    ) -> lightgbm.Booster:
-        factor = positive_copy_weight(labels, w, labelling=labelling)
-        booster, boost = self._train(x, factor * w, 1.0 - w)
-        # The booster's base offset is in its first tree, so that is where the odds are set back.
-        for leaf in range(booster.dump_model(num_iteration=1)["tree_info"][0]["num_leaves"]):
-            booster.set_leaf_output(0, leaf, booster.get_leaf_output(0, leaf) - np.log(boost))
-        return booster
+        groups: ArrayLike | None,
+        weight: Floats | None,
+    ) -> Floats:
+        """Held-out scores of s (n,), NaN for known non-lenses; settles `num_iterations_`."""
+        counts = np.ones(len(labels)) if weight is None else weight
+        positive = self._form.spread(counts * (labels == 1))
+        negative = self._form.spread(counts * (labels == 0))
+        splits = list(self._splits(labels, groups))
+        fits = [
+            booster.fit(
+                data, positive, negative, rows=self._form.places(t), held_out=self._form.places(h)
+            )
+            for t, h in splits
+        ]
+        self._settle_iterations(np.array([f.held_out_loss for f in fits]), labels)
+        scores = np.full(len(labels), np.nan)
+        for fitted, (_, held_out) in zip(fits, splits, strict=True):
+            raw = self._raw(fitted.booster, x[held_out], self.num_iterations_)
+            scores[held_out] = raw - np.log(fitted.boost)
+        return scores
 
-    def _train(
-        self, x: NDArray[Any], positive: NDArray[np.float64], negative: NDArray[np.float64]
-    ) -> tuple[lightgbm.Booster, float]:
-        """A booster on rows that are positive and negative by these masses; positives boosted."""
-        boost = float(negative.sum() / positive.sum())
-        mass = boost * positive + negative
-        data = lightgbm.Dataset(
-            x,
-            label=np.divide(boost * positive, mass, out=np.zeros_like(mass), where=mass > 0),
-            weight=mass * (len(mass) / mass.sum()),
-            feature_name=list(self.feature_names),
-            categorical_feature=[n for n in self.feature_names if n in CATEGORICAL],
-            params={"verbosity": -1, "max_bin": self._parameters()["max_bin"]},
+    def _splits(
+        self, labels: NDArray[np.int8], groups: ArrayLike | None
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Training and held-out rows of each split; known non-lenses are in neither."""
+        survey = np.flatnonzero(labels >= 0)
+        s, within = labels[survey], None if groups is None else np.asarray(groups)[survey]
+        known = np.flatnonzero(s == 1)
+        n_splits = max(
+            2, min(_CROSS_FITS, len(np.unique(known if within is None else within[known])))
         )
-        return lightgbm.train(self._parameters(), data), boost
+        seed = seed_for(self.seed, purpose="cross-fit") % 2**31
+        for train, test in cross_fit_splits(s, groups=within, n_splits=n_splits, seed=seed):
+            yield survey[train], survey[test]
 
-    def _parameters(self) -> dict[str, Any]:
-        for name in self.params:
-            if name not in DEFAULTS:
-                raise ConfigError(
-                    f"unknown LightGBM parameter '{name}': {did_you_mean(name, DEFAULTS)}"
-                )
-        for name, sign in self.monotone.items():
-            if name not in self.feature_names:
-                raise ConfigError(
-                    f"monotone constraint on unknown feature '{name}': "
-                    f"{did_you_mean(name, self.feature_names)}"
-                )
-            if sign not in (1, -1):
-                raise ConfigError(f"monotone constraint on '{name}' is {sign!r}, expected 1 or −1")
-        return {
-            **DEFAULTS,
-            **self.params,
-            "objective": "cross_entropy",
-            "monotone_constraints": [self.monotone.get(n, 0) for n in self.feature_names],
-            "seed": seed_for(self.seed, purpose="lightgbm") % 2**31,
-            "deterministic": True,
-            "force_row_wise": True,
-            "num_threads": self.num_threads,
-            "verbosity": -1,
-        }
+    def _settle_iterations(self, losses: Floats, labels: NDArray[np.int8]) -> None:
+        n_known = int(np.sum(labels == 1))
+        self.num_iterations_ = losses.shape[1]
+        self.notes_: tuple[str, ...] = ()
+        if n_known < EARLY_STOPPING_LENSES:
+            self.notes_ = (
+                f"no early stopping: {n_known} known lenses, {EARLY_STOPPING_LENSES} needed",
+            )
+        else:
+            self.num_iterations_ = int(np.argmin(losses.mean(axis=0))) + 1
 
-    def _raw(self, booster: lightgbm.Booster, x: NDArray[Any]) -> NDArray[np.float64]:
+    def _offset(
+        self, x: NDArray[Any], labels: NDArray[np.int8], weight: Floats | None, start: float
+    ) -> float:
+        """What to add to pooled logits so that the survey's mean probability is π."""
+        logits = self._raw(self.booster_, x) + start
+        counts = np.ones(len(labels)) if weight is None else weight
+        single = self.scenario == "single-sample"
+        of_known = self.unlabelled_fraction if single else 0.0
+        share = counts * np.where(labels == 1, of_known, labels == 0)
+        share /= share.sum()
+
+        def excess(b: float) -> float:
+            return float(share @ expit(logits + b)) - self.prior
+
+        reach = 40.0 + float(np.abs(logits).max())
+        return start + float(brentq(excess, -reach, reach))
+
+    def _raw(
+        self, booster: lightgbm.Booster, x: NDArray[Any], num_iterations: int | None = None
+    ) -> Floats:
         if not len(x):
             return np.empty(0)
-        raw = booster.predict(x, raw_score=True, num_threads=self.num_threads)
-        return np.asarray(raw, dtype=np.float64)
+        form, pooled = self._form, []
+        for start in range(0, len(x), _SCORED_AT_ONCE):
+            rows = form.rows(x[start : start + _SCORED_AT_ONCE])
+            raw = booster.predict(
+                rows, raw_score=True, num_iteration=num_iterations, num_threads=self.num_threads
+            )
+            pooled.append(form.pool(np.asarray(raw, dtype=np.float64)))
+        return np.concatenate(pooled)
 
 
-def _name_difference(expected: tuple[str, ...], got: tuple[str, ...]) -> str:
-    missing = [n for n in expected if n not in got]
-    unknown = [n for n in got if n not in expected]
-    head = f"the model was made for {len(expected)} features and got {len(got)}: "
-    if missing or unknown:
-        parts = [
-            f"{what} {', '.join(names[:5])}{', …' if len(names) > 5 else ''}"
-            for what, names in (("missing", missing), ("unknown", unknown))
-            if names
-        ]
-        return head + "; ".join(parts) + "; compute the features with the settings of the bundle"
-    if len(set(got)) < len(got):
-        return head + "a name stands twice"
-    place = next(i for i, (a, b) in enumerate(zip(expected, got, strict=True)) if a != b)
-    return head + f"another order (column {place} is '{got[place]}', expected '{expected[place]}')"
+def _shift_leaves(booster: lightgbm.Booster, shift: float) -> None:
+    """Add a constant to every raw score, in the first tree, which holds the base offset too."""
+    for leaf in range(booster.dump_model(num_iteration=1)["tree_info"][0]["num_leaves"]):
+        booster.set_leaf_output(0, leaf, booster.get_leaf_output(0, leaf) + shift)

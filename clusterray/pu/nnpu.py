@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
+from torch import Tensor, distributed
+from torch.distributed import ProcessGroup
 from torch.nn import functional
 
 from clusterray.errors import InputError, did_you_mean
@@ -44,18 +46,24 @@ def nnpu_risk(
     beta: float = 0.0,
     gamma: float = 1.0,
     target_prior: float | None = None,
+    negative_weight: float = 1.0,
+    group: ProcessGroup | None = None,
 ) -> NnpuRisk:
     """Non-negative PU risk of one (global) batch.
 
     R⁺ = π mean_P ℓ(f) and N = mean_U ℓ(−f) − π mean_P ℓ(−f). If N ≥ −β the objective is R⁺ + N,
     otherwise −γN alone, and the reported risk is R⁺ + max(N, −β) (Kiryo et al. 2017, eq. 6 and
     algorithm 1). With `target_prior` π′ both terms are rescaled as if a share π′ of the rows were
-    positive, π′ mean_P ℓ(f) and (1−π′)/(1−π) N, with the same rule on N (Su et al. 2021, eq. 10).
+    positive, π′ mean_P ℓ(f) and (1−π′)/(1−π) N, with the same rule on N (Su et al. 2021).
 
-    Known negatives join N after the non-negative rule's own estimate as in PNU learning (Sakai et
-    al. 2017, eq. 7): N′ = (1−ν) N + ν (1−π) mean_N ℓ(−f), ν = n_N / (n_U + n_N), so that each
-    weighs as much as one unlabelled row. The rule looks at the PU part alone, the only one that
-    can be negative in error.
+    Known negatives join N after the rule's own estimate, as PNU learning mixes the two (Sakai et
+    al. 2017): N′ = (1−ν) N + ν (1−π) mean_N ℓ(−f), ν = k n_N / (n_U + k n_N), so that each weighs
+    as much as k unlabelled rows. The rule looks at the PU part alone, the only one that can be
+    negative in error.
+
+    Under data parallelism means and the rule are formed over the batches of all processes of
+    `group`: the value is that of the global batch, and gradients that are averaged over the
+    processes (as DistributedDataParallel does) are its gradients.
 
     Parameters
     ----------
@@ -64,6 +72,8 @@ def nnpu_risk(
     prior : π_U, the prevalence among the unlabelled rows.
     loss : "sigmoid" (bounded, not proper) or "logistic" (proper).
     beta, gamma : tolerance ≥ 0 and step size in (0, 1] of the non-negative rule.
+    negative_weight : k; f where only a fraction f of the survey's unlabelled rows is trained on.
+    group : processes that hold the other parts of the batch; None where this is all of it.
 
     Raises
     ------
@@ -74,42 +84,64 @@ def nnpu_risk(
     target = prior if target_prior is None else check_fraction(target_prior, name="target_prior")
     if loss not in _LOSSES:
         raise InputError(f"unknown loss '{loss}': {did_you_mean(loss, _LOSSES)}")
-    if not (beta >= 0.0 and 0.0 < gamma <= 1.0):
-        raise InputError(f"beta {beta}, gamma {gamma}: expected beta ≥ 0 and gamma in (0, 1]")
-    of_positive, of_unlabelled, of_negative = _streams(logits, labels)
-    ell = _LOSSES[loss]
-    positive = target * ell(of_positive).mean()
-    negative = ell(-of_unlabelled).mean() - prior * ell(-of_positive).mean()
-    # Where the rule fires, known negatives have no part in the step: it only undoes overfitting.
-    fires = bool(negative.detach() < -beta)
+    if not (beta >= 0.0 and 0.0 < gamma <= 1.0 and negative_weight > 0.0):
+        raise InputError(
+            f"beta {beta}, gamma {gamma}, negative_weight {negative_weight}: expected beta ≥ 0, "
+            "gamma in (0, 1] and negative_weight > 0"
+        )
+    sums, whole, counts, n_ranks = _batch(logits, labels, _LOSSES[loss], group)
+    n_positive, n_unlabelled, n_negative = counts
+    share = negative_weight * n_negative / (n_unlabelled + negative_weight * n_negative)
     scale = (1.0 - target) / (1.0 - prior)
-    floored = negative.detach().clamp(min=-beta)
-    if len(of_negative):
-        share = len(of_negative) / (len(of_unlabelled) + len(of_negative))
-        known = (1.0 - prior) * ell(-of_negative).mean()
-        mixed = (1.0 - share) * negative + share * known
-        floored = (1.0 - share) * floored + share * known.detach()
+    as_negative = whole.new_tensor([0.0, -prior / n_positive, 1.0 / n_unlabelled, 0.0])
+    known = whole.new_tensor([0.0, 0.0, 0.0, (1.0 - prior) / max(n_negative, 1.0)])
+    as_positive = whole.new_tensor([target / n_positive, 0.0, 0.0, 0.0])
+    negative = as_negative @ whole
+    # Where the rule fires, known negatives have no part in the step: it only undoes overfitting.
+    if negative < -beta:
+        weights = -gamma * scale * as_negative
     else:
-        mixed = negative
-    objective = -gamma * scale * negative if fires else positive + scale * mixed
-    return NnpuRisk(objective=objective, risk=positive.detach() + scale * floored)
+        weights = as_positive + scale * ((1.0 - share) * as_negative + share * known)
+    part = n_ranks * (weights @ sums)
+    floored = (1.0 - share) * negative.clamp(min=-beta) + share * (known @ whole)
+    return NnpuRisk(
+        objective=part + (weights @ whole - part).detach(),
+        risk=as_positive @ whole + scale * floored,
+    )
 
 
-def _streams(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _batch(
+    logits: Tensor, labels: Tensor, ell: Callable[[Tensor], Tensor], group: ProcessGroup | None
+) -> tuple[Tensor, Tensor, list[float], int]:
+    """Sums of ℓ(f) and ℓ(−f) over lenses, ℓ(−f) over unlabelled and over known non-lenses.
+
+    Here (with gradients) and over all processes; counts of the three kinds, and of processes.
+    """
     if logits.ndim != 1 or logits.shape != labels.shape:
         raise InputError(
             f"logits {tuple(logits.shape)} and labels {tuple(labels.shape)}: expected (n,) both"
         )
     streams = logits[labels == 1], logits[labels == 0], logits[labels == -1]
-    counts = [len(x) for x in streams]
-    if sum(counts) != len(logits):
+    if sum(len(x) for x in streams) != len(logits):
         raise InputError("labels other than 1 (known lens), 0 (unlabelled), −1 (known non-lens)")
+    positive, unlabelled, negative = streams
+    # Half precision would lose the small difference N of two large sums.
+    margins = (positive, -positive, -unlabelled, -negative)
+    precise = torch.promote_types(logits.dtype, torch.float32)
+    sums = torch.stack([ell(margin.to(precise)).sum() for margin in margins])
+    whole = torch.cat([sums.detach(), sums.new_tensor([float(len(x)) for x in streams])])
+    n_ranks = 1
+    if group is not None:
+        distributed.all_reduce(whole, group=group)
+        n_ranks = distributed.get_world_size(group)
+    counts = [float(c) for c in whole[4:]]
     if not (counts[0] and counts[1]):
         raise InputError(
-            f"a batch of {len(logits)} rows holds {counts[0]} known lenses and {counts[1]} "
-            "unlabelled rows; nnPU needs both in every batch: draw it with two_stream_batches"
+            f"a batch of {int(sum(counts))} rows holds {int(counts[0])} known lenses and "
+            f"{int(counts[1])} unlabelled rows; nnPU needs both in every batch: draw it with "
+            "two_stream_batches"
         )
-    return streams
+    return sums, whole[:4], counts, n_ranks
 
 
 def odds_correction(
@@ -117,7 +149,7 @@ def odds_correction(
 ) -> Logits:
     """Log-odds at prevalence π from a network trained as if it were π′.
 
-    logit + log(π(1−π′) / ((1−π)π′)): only the prior odds differ (Elkan 2001, theorem 2).
+    logit + log(π(1−π′) / ((1−π)π′)): only the prior odds differ (Elkan 2001).
 
     Raises
     ------

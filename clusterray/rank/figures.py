@@ -1,27 +1,15 @@
 """The report's figures as inline SVG that takes its ink from the page around it."""
 
-import io
-import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from html import escape
+from collections.abc import Sequence
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from clusterray.rank.drawing import BLUE, GREEN, GREY, INK, ORANGE, drawn_axes, plain_counts
+
 __all__ = [
-    "BLUE",
-    "GREEN",
-    "GREY",
-    "INK",
-    "ORANGE",
-    "PURPLE",
     "budget_curves",
-    "drawn",
     "importance",
     "known_recall",
     "rank_bins",
@@ -30,65 +18,6 @@ __all__ = [
 ]
 
 Floats = NDArray[np.float64]
-
-# Replaced by `currentColor`, so that axes and words are dark on light and light on dark.
-INK = "#010203"
-# Okabe & Ito's palette, at lightnesses that stand out on white and on near-black.
-BLUE, ORANGE, GREEN, GREY = "#2f86c8", "#d97722", "#1f9e77", "#8b9099"
-PURPLE = "#b066c4"
-_STYLE = {
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "font.family": "sans-serif",
-    "font.size": 11.0,
-    "legend.frameon": False,
-    "svg.fonttype": "none",
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-}
-
-
-@contextmanager
-def drawn(
-    svg: list[str],
-    *,
-    name: str,
-    description: str,
-    size_in: tuple[float, float] = (6.4, 4.0),
-) -> Iterator[Axes]:
-    """Give axes to draw on; the SVG is appended to `svg` at the end.
-
-    Parameters
-    ----------
-    name : prefix of the ids inside the SVG, its own in each page.
-    description : what a screen reader says.
-    size_in : width and height in inches, for letters of 11 points.
-    """
-    # The salt names the clip paths: it must differ between the figures of one page.
-    settings: Any = {**_STYLE, "svg.hashsalt": name}
-    with mpl.rc_context(settings):
-        figure = Figure(figsize=size_in, layout="constrained")
-        axes = figure.subplots()
-        yield axes
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    svg.append(_inline(buffer.getvalue(), name, description))
-
-
-def _inline(document: str, name: str, description: str) -> str:
-    """Only the `<svg>` element, without links, metadata or fixed size, and with a spoken name."""
-    body = document[document.index("<svg") :]
-    body = re.sub(r"<metadata>.*?</metadata>\s*", "", body, flags=re.DOTALL)
-    head, _, rest = body.partition(">")
-    box = re.search(r'viewBox="[^"]*"', head)
-    label = f'role="img" aria-labelledby="{name}-title"'
-    title = f'<title id="{name}-title">{escape(description)}</title>'
-    # Matplotlib names groups figure_1, axes_1 … in every figure; an id may stand once in a page.
-    rest = re.sub(r'<g id="[A-Za-z.]+(?:2d)?_\d+"', "<g", rest)
-    return f"<svg {box.group() if box else ''} {label}>{title}{rest}".replace(INK, "currentColor")
 
 
 def score_histogram(logit: Floats, *, groups: Sequence[tuple[str, NDArray[np.bool_]]]) -> str:
@@ -102,23 +31,18 @@ def score_histogram(logit: Floats, *, groups: Sequence[tuple[str, NDArray[np.boo
     edges = np.histogram_bin_edges(logit, bins=min(60, max(10, int(np.sqrt(len(logit))))))
     svg: list[str] = []
     parts = ", ".join(f"{members.sum()} {name}" for name, members in groups)
-    with drawn(svg, name="histogram", description=f"Histogram of the scores of {parts}") as axes:
+    with drawn_axes(
+        svg, name="histogram", description=f"Histogram of the scores of {parts}"
+    ) as axes:
         for (name, members), colour in zip(groups, (GREY, ORANGE, BLUE), strict=False):
             counts, _ = np.histogram(logit[members], edges)
             axes.stairs(counts, edges, fill=True, alpha=0.35, color=colour)
             axes.stairs(counts, edges, lw=1.8, color=colour, label=f"{name} ({members.sum():,})")
         axes.set(xlabel="stack score (log-odds)", ylabel="objects", yscale="symlog")
         axes.set_ylim(bottom=0)
-        _plain_counts(axes)
+        plain_counts(axes)
         axes.legend(loc="upper right")
     return svg[0]
-
-
-def _plain_counts(axes: Axes) -> None:
-    top = axes.get_ylim()[1]
-    ticks = [0, *(10**k for k in range(8) if 10**k <= top)]
-    axes.set_yticks(ticks, [f"{t:,}" for t in ticks])
-    axes.minorticks_off()
 
 
 def rank_bins(n_ranked: int) -> list[int]:
@@ -148,7 +72,7 @@ def reliability(
         for n, e, o in zip(names, expected, observed, strict=True)
     )
     place = np.arange(len(names))
-    with drawn(
+    with drawn_axes(
         svg, name="reliability", description=f"Expected and observed lenses, {said}"
     ) as axes:
         axes.bar(place, expected, width=0.62, color=BLUE, alpha=0.4, label="expected: sum of p")
@@ -184,7 +108,7 @@ def budget_curves(
         {"color": ORANGE},
         {"color": GREEN},
     ]
-    with drawn(svg, name=name, description=description) as axes:
+    with drawn_axes(svg, name=name, description=description) as axes:
         for (label, share), style in zip(curves, styles, strict=False):
             at = _sampled(len(share))
             axes.plot(at, 100 * share[at - 1], lw=2, drawstyle="steps-post", label=label, **style)
@@ -206,7 +130,7 @@ def importance(names: Sequence[str], strength: Floats) -> str:
     """
     svg: list[str] = []
     said = "; ".join(f"{n} {v:.2f}" for n, v in zip(names, strength, strict=True))
-    with drawn(svg, name="importance", description=f"Mean contributions: {said}") as axes:
+    with drawn_axes(svg, name="importance", description=f"Mean contributions: {said}") as axes:
         place = np.arange(len(names))
         axes.barh(place, strength, height=0.7, color=BLUE, alpha=0.75)
         axes.set_yticks(place, names, fontsize=9)

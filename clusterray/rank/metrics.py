@@ -12,7 +12,12 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from clusterray.errors import InputError
 
-__all__ = ["PurityCompleteness", "purity_completeness", "rare_event_metrics"]
+__all__ = [
+    "PurityCompleteness",
+    "checked_truth",
+    "purity_completeness",
+    "rare_event_metrics",
+]
 
 Floats = NDArray[np.float64]
 
@@ -40,7 +45,7 @@ def rare_event_metrics(y: ArrayLike, score: ArrayLike) -> dict[str, float]:
     InputError : nothing to measure, shapes that differ, y other than 0 and 1, or a score that is
         not a number.
     """
-    labels, scores = _checked(y, score)
+    labels, scores = checked_truth(y, score)
     positive, negative = scores[labels], np.sort(scores[~labels])[::-1]
     result: dict[str, float] = {}
     for name, one_in in _ONE_IN.items():
@@ -62,7 +67,8 @@ def rare_event_metrics(y: ArrayLike, score: ArrayLike) -> dict[str, float]:
     return result
 
 
-def _checked(y: ArrayLike, score: ArrayLike) -> tuple[NDArray[np.bool_], Floats]:
+def checked_truth(y: ArrayLike, score: ArrayLike) -> tuple[NDArray[np.bool_], Floats]:
+    """Truth and scores (n,) as booleans and float64; errors as `rare_event_metrics`."""
     labels = np.asarray(y)
     try:
         scores = np.asarray(score, np.float64)
@@ -142,7 +148,7 @@ def purity_completeness(
     InputError : as `rare_event_metrics`; a budget that is not positive; ids that are not n
         distinct ones.
     """
-    labels, scores = _checked(y, score)
+    labels, scores = checked_truth(y, score)
     if len(object_id) != len(labels) or len(set(object_id)) != len(labels):
         raise InputError(
             f"object_id holds {len(set(object_id))} distinct ids, expected {len(labels)}: one each"

@@ -1,6 +1,5 @@
 """The report: one HTML page on which people judge a ranking and look at its best candidates."""
 
-import base64
 import itertools
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -17,22 +16,21 @@ from clusterray.errors import InputError
 from clusterray.rank import explanations, figures
 from clusterray.rank.evidence import Evidence, gather
 from clusterray.rank.metrics import rare_event_metrics
+from clusterray.rank.pages import (
+    calibration,
+    candidates,
+    curves,
+    discovery,
+    folds,
+    prior,
+    scar,
+    unlike,
+)
+from clusterray.rank.pages.discovery import Finds
 from clusterray.rank.ranking import models_of
-from clusterray.sky.thumbnails import Thumbnail, png, rgb
+from clusterray.sky.thumbnails import Thumbnail
 
 __all__ = ["render"]
-
-_METRICS = (
-    ("tpr_at_fpr_1e-4", "share of lenses found at 1 false positive in 10,000"),
-    ("tpr_at_fpr_1e-3", "share of lenses found at 1 in 1,000"),
-    ("tpr_at_fpr_1e-2", "share of lenses found at 1 in 100"),
-    ("tpr_at_fpr_1e-1", "share of lenses found at 1 in 10"),
-    ("tpr0", "share of lenses found before the first false positive"),
-    ("tpr10", "share of lenses found before the tenth false positive"),
-    ("average_precision", "average precision"),
-    ("auroc", "area under the ROC curve (says little at this prevalence)"),
-)
-_FLAG_TONES = {"partial": "warn", "clipped": "warn"}
 
 
 def render(
@@ -47,6 +45,8 @@ def render(
     beside: Sequence[tuple[str, str]] = (),
     contributions: pa.Table | None = None,
     feature_groups: Mapping[str, str] | None = None,
+    diagnostics: Mapping[str, Any] | None = None,
+    finds: Finds | None = None,
 ) -> str:
     """Write the report of a ranking as one self-contained HTML page.
 
@@ -65,6 +65,8 @@ def render(
     beside : pages in the report's folder to link to: (name, what it is).
     contributions : of features to the candidates' scores, where `clusterray candidates` made them.
     feature_groups : what features are summed over in their figure, by name.
+    diagnostics : what the training run measured of itself (the bundle's).
+    finds : 90 % interval of the lenses among the first rows, by their number.
 
     Raises
     ------
@@ -78,18 +80,26 @@ def render(
         raise InputError("the ranking is empty: there is nothing to report; score some cutouts")
     evidence = gather(ranking, labels=labels, truth=truth)
     budgets = sorted({min(b, len(ranking)) for b in settings.budgets})
+    known = diagnostics or {}
+    draw = candidates.Cards(evidence, thumbnails, bands, settings.rgb_bands)
     parts = [
         f'<p class="soft">{escape(_opening(ranking, evidence))}</p>',
         page.headline(_headline(ranking, evidence, budgets)),
         page.section("How good is the list", _budget_table(ranking, evidence, budgets)),
         _figures(ranking, evidence, budgets),
-        *_metrics(ranking, evidence),
+        discovery.section(ranking, settings, budgets, finds or {}),
+        curves.section(_place(ranking), evidence, known),
+        calibration.section(known),
+        prior.section(provenance.get("prior") or {}),
+        folds.section(known),
+        scar.section(known),
         *([page.links(beside)] if beside else []),
         *_explanations(contributions, feature_groups or {}),
-        _candidates(ranking, evidence, thumbnails, bands, settings),
+        candidates.section(ranking, settings.report_top, draw),
+        unlike.section(ranking, settings.unlike_top, draw),
         _provenance(provenance),
     ]
-    return page.document("Cluster–cluster lens candidates", parts)
+    return page.document("Cluster–cluster lens candidates", [part for part in parts if part])
 
 
 def _opening(ranking: pa.Table, evidence: Evidence) -> str:
@@ -133,15 +143,22 @@ def _headline(
     return numbers
 
 
+def _place(ranking: pa.Table) -> NDArray[np.float64]:
+    """(n,) where each row stands, ties alike.
+
+    Where p ties the logit orders, as in the list; object_id, its last resort, is no score.
+    """
+    keys = np.stack([ranking[name].to_numpy() for name in ("p_lens", "logit_stack")])
+    steps = (np.diff(keys, axis=1, prepend=keys[:, :1]) != 0).any(axis=0)
+    return np.cumsum(steps).astype(np.float64)
+
+
 def _measure(ranking: pa.Table, evidence: Evidence) -> dict[str, float]:
     """Metrics over the objects whose truth is known and not marginal; empty without any."""
     measured = evidence.measured
     if evidence.y is None or not measured.any():
         return {}
-    # Where p ties the logit orders, as in the list; object_id, its last resort, is no score.
-    keys = np.stack([ranking[name].to_numpy() for name in ("p_lens", "logit_stack")])
-    place = np.cumsum((np.diff(keys, axis=1, prepend=keys[:, :1]) != 0).any(axis=0))
-    return rare_event_metrics(evidence.y[measured], -place[measured])
+    return rare_event_metrics(evidence.y[measured], -_place(ranking)[measured])
 
 
 def _share(value: float) -> str:
@@ -246,91 +263,10 @@ def _curves(ranking: pa.Table, evidence: Evidence, budgets: Sequence[int]) -> st
     )
 
 
-def _metrics(ranking: pa.Table, evidence: Evidence) -> list[str]:
-    found = _measure(ranking, evidence)
-    if not found:
-        return []
-    rows = [
-        [text, "–" if np.isnan(found[name]) else f"{found[name]:.3f}"] for name, text in _METRICS
-    ]
-    counts = f"{found['n_positive']:,} lenses and {found['n_negative']:,} others, marginal left out"
-    note = "A dash: too few objects to say."
-    return [
-        page.section(
-            "Against the truth", page.table(f"{counts}. {note}", ["measure", "value"], rows)
-        )
-    ]
-
-
 def _explanations(contributions: pa.Table | None, groups: Mapping[str, str]) -> list[str]:
     if contributions is None or not len(contributions):
         return []
     return [explanations.section(contributions, groups)]
-
-
-def _candidates(
-    ranking: pa.Table,
-    evidence: Evidence,
-    thumbnails: Mapping[str, Thumbnail],
-    bands: Sequence[str],
-    settings: RankSettings,
-) -> str:
-    shown = ranking.slice(0, settings.report_top).to_pylist()
-    cards = [
-        _card(row, index, evidence, thumbnails.get(row["object_id"]), bands, settings.rgb_bands)
-        for index, row in enumerate(shown)
-    ]
-    colours = ", ".join(settings.rgb_bands or tuple(reversed(bands[-3:])))
-    text = (
-        f"North is up, east is left. Bands from red to blue: {colours}; fluxes share one scale, so "
-        "a colour means the same in every image. p is the calibrated probability with its 90 % "
-        "interval."
-    )
-    return page.section(
-        f"The first {len(cards)}",
-        f'<p class="soft">{escape(text)}</p>',
-        f'<ul class="cards">{"".join(cards)}</ul>',
-    )
-
-
-def _card(
-    row: Mapping[str, Any],
-    index: int,
-    evidence: Evidence,
-    thumbnail: Thumbnail | None,
-    bands: Sequence[str],
-    rgb_bands: Sequence[str] | None,
-) -> str:
-    name = escape(row["object_id"])
-    if thumbnail is None:
-        image = '<div class="noimage">no image</div>'
-    else:
-        encoded = base64.b64encode(png(rgb(*thumbnail, bands, rgb_bands))).decode()
-        alt = f"Colour image of {name}, rank {row['rank']}"
-        image = f'<img src="data:image/png;base64,{encoded}" alt="{alt}" loading="lazy">'
-    interval = f"{row['p_lens_low']:.2g}–{row['p_lens_high']:.2g}"
-    return (
-        f'<li>{image}<div class="words"><h3>{row["rank"]}. {name}</h3>'
-        f"<p>p = {row['p_lens']:.3g} ({interval})</p>"
-        f"<p>RA {row['ra_deg']:.5f}°, Dec {row['dec_deg']:+.5f}°</p>"
-        f"{page.chips(_marks(row, index, evidence))}</div></li>"
-    )
-
-
-def _marks(row: Mapping[str, Any], index: int, evidence: Evidence) -> list[tuple[str, str]]:
-    marks = []
-    if evidence.s[index]:
-        marks.append(("known lens" if evidence.s[index] > 0 else "known non-lens", "mark"))
-    if evidence.y is not None and evidence.kind is not None:
-        verdict, tone = {
-            1: ("truth: lens", "good"),
-            0: ("truth: not a lens", "warn"),
-            -1: ("truth: marginal", ""),
-        }.get(int(evidence.y[index]), ("no truth", ""))
-        kind = evidence.kind[index]
-        marks.append((f"{verdict} ({kind})" if kind else verdict, tone))
-    flags = [f for f in row["flags"].split(";") if f]
-    return marks + [(flag, _FLAG_TONES.get(flag, "")) for flag in flags]
 
 
 def _provenance(provenance: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from clusterray.rank.figures import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, drawn
+from clusterray.rank.drawing import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, drawn_axes
 
 __all__ = ["FEW", "completeness_by_bin", "completeness_plane", "known", "rates_by_kind"]
 
@@ -51,7 +51,9 @@ def completeness_by_bin(curves: Curves, *, label: str, name: str) -> str:
     bins = curves[0][1]
     at = _places(bins)
     svg: list[str] = []
-    with drawn(svg, name=name, description=f"Completeness by {label}: {_said(curves)}") as axes:
+    with drawn_axes(
+        svg, name=name, description=f"Completeness by {label}: {_said(curves)}"
+    ) as axes:
         for (text, rows), (colour, mark, aside) in zip(curves, _styles(len(curves)), strict=True):
             style: dict[str, Any] = {"colour": colour, "mark": mark, "label": text}
             _dots(axes, rows, "completeness", at + aside, **style)
@@ -141,7 +143,7 @@ def completeness_plane(cells: Sequence[Row], *, labels: tuple[str, str], name: s
     )
     svg: list[str] = []
     description = f"Completeness by {labels[0]} and {labels[1]}: {said}"
-    with drawn(svg, name=name, description=description) as axes:
+    with drawn_axes(svg, name=name, description=description) as axes:
         for row in cells:
             _cell(axes, row, columns.index(row["bin"]), lines.index(row["bin_2"]))
         _edge_ticks(axes, along)
@@ -186,7 +188,7 @@ def rates_by_kind(curves: Curves, *, column: str, label: str, name: str) -> str:
     svg: list[str] = []
     # Room for each mark, whatever the number of kinds and lists.
     size = (6.4, 1.2 + len(kinds) * max(0.4, 0.14 * len(curves)))
-    with drawn(svg, name=name, description=f"{label}: {said}", size_in=size) as axes:
+    with drawn_axes(svg, name=name, description=f"{label}: {said}", size_in=size) as axes:
         for (text, rows), (colour, mark, aside) in zip(curves, _styles(len(curves)), strict=True):
             at: Floats = np.arange(len(kinds), dtype=np.float64) + aside
             style: dict[str, Any] = {"colour": colour, "mark": mark, "label": text}

@@ -1,22 +1,23 @@
-"""How unlike everything known a cutout is: shrunk Mahalanobis distance of its embedding."""
+"""How unlike everything known a cutout is: shrunk Mahalanobis distance of embedding or features."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
-from sklearn.covariance import LedoitWolf
 
 from clusterray.errors import BundleError, InputError
+from clusterray.vision.moments import StreamedMoments
 
-__all__ = ["AnomalyModel", "fit"]
+__all__ = ["AnomalyModel", "fit", "fit_features"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _FLOOR = 1e-6
 """Least variance of a standardised dimension: one that never varied stays usable."""
-_ROUNDING = 1e-9
+_BATCH = 8192
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,10 @@ class AnomalyModel:
         offset = embeddings.astype(np.float64) - self.mean
         return np.linalg.norm(offset @ self.whitening.T, axis=1).astype(np.float32)  # type: ignore[no-any-return]
 
+    def score_features(self, features: Array) -> Array:
+        """`score` of features (n, d), of which those not known (NaN) count as the mean."""
+        return self.score(np.where(np.isnan(features), self.mean, features))
+
     def save(self) -> bytes:
         """Mean and whitening as safetensors, float64."""
         return safetensors.numpy.save({"mean": self.mean, "whitening": self.whitening})
@@ -68,30 +73,45 @@ class AnomalyModel:
             raise BundleError(f"anomaly model is not readable: {error}; train again") from error
 
 
-def fit(embeddings: Array) -> AnomalyModel:
+def fit(embeddings: Array | Iterable[Array]) -> AnomalyModel:
     """Fit mean and Ledoit–Wolf covariance (Ledoit & Wolf 2004) to embeddings of ordinary rows.
 
     Dimensions are standardised first, because the shrinkage target is a multiple of the identity.
+    One pass, and memory for one batch and d² numbers.
 
     Parameters
     ----------
-    embeddings : (n, d), n ≥ 2.
+    embeddings : (n, d), n ≥ 2, or batches of such rows.
 
     Raises
     ------
     InputError : fewer than two rows, or values that are not finite.
     """
-    if embeddings.ndim != 2 or len(embeddings) < 2 or not np.isfinite(embeddings).all():
-        raise InputError(
-            f"embeddings have shape {embeddings.shape} with "
-            f"{int((~np.isfinite(embeddings)).sum())} values not finite; the anomaly model needs "
-            "(n ≥ 2, d) finite values: leave rejected rows out"
-        )
-    x = embeddings.astype(np.float64)
-    mean, scale = x.mean(0), x.std(0)
-    scale[scale <= _ROUNDING * np.abs(mean)] = 1.0
-    covariance = LedoitWolf(assume_centered=True, store_precision=False).fit((x - mean) / scale)
-    values, vectors = np.linalg.eigh(covariance.covariance_)
+    moments = StreamedMoments()
+    for batch in _batches(embeddings):
+        moments.update(batch)
+    mean, scale = moments.mean_and_scale()
+    values, vectors = np.linalg.eigh(moments.covariance())
     whitening = (vectors / np.sqrt(np.maximum(values, _FLOOR))).T / scale
     # safetensors writes the memory as it lies, whatever the strides say.
     return AnomalyModel(mean, np.ascontiguousarray(whitening))
+
+
+def fit_features(features: Array) -> AnomalyModel:
+    """`fit` to features (n, d) of ordinary rows; NaN counts as the mean of what is known.
+
+    Raises
+    ------
+    InputError : fewer than two rows, or values that are infinite.
+    """
+    known = np.isfinite(features).sum(axis=0)
+    mean = np.nansum(features, axis=0, dtype=np.float64) / np.maximum(known, 1)
+    return fit(np.where(np.isnan(features), mean, features))
+
+
+def _batches(embeddings: Array | Iterable[Array]) -> Iterable[Array]:
+    if not isinstance(embeddings, np.ndarray):
+        return embeddings
+    if embeddings.ndim != 2:
+        return [embeddings]
+    return (embeddings[k : k + _BATCH] for k in range(0, len(embeddings), _BATCH))

@@ -208,7 +208,7 @@ def test_without_its_manifest_a_folder_is_no_bundle(copy, tmp_path):
     ("change", "match"),
     [
         ({"format": "zip"}, "not the manifest of a bundle"),
-        ({"format_version": 2}, "format version 2, this release reads 1"),
+        ({"format_version": 3}, "format version 3, this release reads 2"),
         ({"schema_versions": {"cutouts": 1, "features": 9, "scores": 1}}, "features.*version 9"),
         ({"schema_versions": {"cutouts": 1, "scores": 1}}, "features tables of version None"),
         ({"schema_versions": {"cutouts": 1, "features": 2, "scores": 1, "x": 1}}, "x tables"),
@@ -308,15 +308,17 @@ def test_the_models_of_a_bundle_are_built_from_their_states(tmp_path):
     model.fit(features, s, names=("mean_g", "richness"), groups=np.arange(120) % 12)
     stacker = {
         "kind": "logistic", "models": ["lightgbm", "vit"], "penalty": 1.0,
-        "coef": [0.5, 2.0], "intercept": -1.0,
+        "coef": [0.5, 2.0], "intercept": -1.0, "context": [], "context_coef": [],
+        "context_median": [],
     }  # fmt: skip
     calibrator = {
-        "kind": "platt", "a": 2.0, "b": -0.5, "scenario": "single-sample", "prior": 0.2,
+        "kind": "platt", "parameters": [2.0, 2.0, -0.5], "scenario": "single-sample", "prior": 0.2,
         "labelled_fraction": 0.1, "unlabelled_fraction": 1.0,
     }  # fmt: skip
     posterior = {
         "stacker": stacker, "calibrator": calibrator, "coef": [[0.5, 2.0], [0.6, 1.9]],
-        "intercept": [-1.0, -1.1], "a": [2.0, 2.1], "b": [-0.5, -0.4], "prior": [0.2, 0.21],
+        "intercept": [-1.0, -1.1], "curves": [[2.0, 2.0, -0.5], [2.1, 2.1, -0.4]],
+        "prior": [0.2, 0.21], "choice": {"kind": "platt", "loss": {}, "scatter": {}, "note": ""},
     }  # fmt: skip
     states = {"stacker": stacker, "calibrator": calibrator, "posterior": posterior}
     bundle.save(str(tmp_path), **contents(lightgbm_text=model.to_text(), **states))

@@ -7,7 +7,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from clusterray.ensemble import stacking
-from clusterray.ensemble.stacking import LabelLoss, Stacker, cross_fitted
+from clusterray.ensemble.stacking import Stacker, cross_fitted
 from clusterray.errors import BundleError, InputError
 from clusterray.pu import Labelling
 
@@ -24,24 +24,6 @@ def world(n=6000, *, prior=0.1, c=0.5, seed=0):
     true = base.sum(axis=1) - logit(prior)
     s = (y & (rng.random(n) < c)).astype(np.int8)
     return base, s, y, true, np.arange(n) % 4
-
-
-@pytest.mark.parametrize(
-    "labelling",
-    [
-        Labelling("single-sample", 0.2, labelled_fraction=0.1, unlabelled_fraction=0.3),
-        Labelling("single-sample", 0.2, labelled_fraction=0.2),
-        Labelling("case-control", 0.2),
-    ],
-)
-def test_loss_gradient(labelling):
-    rng = np.random.default_rng(0)
-    s = (rng.random(30) < 0.4).astype(np.int8)
-    loss = LabelLoss(s, labelling=labelling, weight=rng.uniform(0.5, 2, 30))
-    eta = 3 * rng.normal(size=30)
-    steps = 1e-5 * np.eye(30)
-    numeric = [(loss(eta + d)[0] - loss(eta - d)[0]) / 2e-5 for d in steps]
-    np.testing.assert_allclose(loss(eta)[1], numeric, atol=1e-7)
 
 
 @pytest.mark.parametrize("scenario", ["single-sample", "case-control"])

@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 from scipy.special import expit
 
 from clusterray.errors import InputError
-from clusterray.pu import Labelling, LabelModel, unlabelled_prior
+from clusterray.pu import LabelError, Labelling, LabelModel, unlabelled_prior
+from clusterray.pu.labelling import check_weights
 
 
 @given(
@@ -16,11 +17,7 @@ from clusterray.pu import Labelling, LabelModel, unlabelled_prior
 def test_likelihood_is_that_of_thinned_labels(eta, c, fraction):
     """P(s) written out: label with c, keep unlabelled rows with f."""
     eta = np.array(eta)
-    p = expit(eta)
-    labelled, kept = (
-        c * p,
-        fraction * (1 - c + c * expit(-eta)) if c == 1 else fraction * (1 - c * p),
-    )
+    labelled, kept = c * expit(eta), fraction * (1 - c + c * expit(-eta))
     model = LabelModel(gain=c / fraction, c=c)
     for flag, share in ((True, labelled), (False, kept)):
         value, _ = model.negative_log_likelihood(eta, np.full(len(eta), flag))
@@ -72,6 +69,21 @@ def test_two_prevalences():
 def test_bad_settings_are_refused(options, match):
     with pytest.raises(InputError, match=match):
         Labelling(**{"scenario": "single-sample", "prior": 0.1, **options})
+
+
+@pytest.mark.parametrize(
+    ("weight", "match"),
+    [
+        ([1.0, -0.5, 1.0], "weight -0.5 in row 1 is negative"),
+        ([1.0, np.nan, 1.0], "weights: 1 values are not finite, the first in row 1"),
+        ([1.0, 1.0], r"array of shape \(2,\), expected \(3\)"),
+        ([0.0, 1.0, 1.0], "all known lenses have zero weight"),
+        ([1.0, 0.0, 1.0], "all unlabelled rows have zero weight"),
+    ],
+)
+def test_bad_weights_are_refused(weight, match):
+    with pytest.raises(LabelError, match=match):
+        check_weights(weight, np.array([1, 0, -1]), where="here")
 
 
 def test_more_known_lenses_than_the_prior_allows():

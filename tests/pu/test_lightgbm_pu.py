@@ -126,6 +126,79 @@ def test_known_non_lenses_push_down():
     assert np.isnan(scores[-400:]).all() and np.isfinite(scores[:-400]).all()
 
 
+def test_known_non_lenses_weigh_f_where_unlabelled_rows_were_subsampled():
+    """2,000 extra non-lenses beside a tenth of 40,000 rows are 5 % of the survey."""
+    x, s, _ = world(n=40_000)
+    rng = np.random.default_rng(3)
+    kept = (s == 1) | (rng.random(len(s)) < 0.1)
+    extra = rng.normal(size=(2000, len(NAMES))).astype(np.float32)
+    options = {"unlabelled_fraction": 0.1}
+    plain = fitted(x[kept], s[kept], **options)
+    pushed = fitted(
+        np.append(x[kept], extra, axis=0), np.append(s[kept], np.full(2000, -1)), **options
+    )
+    fall = plain.decision_function(x, NAMES) - pushed.decision_function(x, NAMES)
+    assert -0.1 < np.median(fall) < 0.25
+
+
+def test_iterations_stop_where_held_out_labels_are_explained_best():
+    x, s, _ = world(n=6000)
+    slow = {"num_iterations": 120, "learning_rate": 0.5, "num_leaves": 31, "lambda_l2": 0.0}
+    model = fitted(x, s, params=slow)
+    assert model.num_iterations_ < 60 and model.notes_ == ()
+    assert model.booster_.num_trees() == model.num_iterations_
+    # The same by hand: held-out cross-entropy of the five label boosters.
+    few = np.flatnonzero(s == 1)[:40]
+    rows = np.append(few, np.flatnonzero(s == 0))
+    kept = fitted(x[rows], s[rows], params=QUICK)
+    assert kept.num_iterations_ == QUICK["num_iterations"]
+    assert kept.notes_ == ("no early stopping: 40 known lenses, 50 needed",)
+
+
+def test_survey_is_a_native_category():
+    """Lenses are three times as common in survey 1, and 4 is a survey that was never seen."""
+    rng = np.random.default_rng(0)
+    n = 12_000
+    survey = rng.integers(0, 3, n)
+    y = rng.random(n) < np.array([0.05, 0.3, 0.05])[survey]
+    x = np.stack([survey, rng.normal(size=n)], axis=1).astype(np.float64)
+    names = ("survey", "x")
+    model = PULightGBM(
+        names, scenario="single-sample", prior=float(y.mean()) * 1.01, categorical=["survey"],
+        params={"feature_fraction": 1.0},
+    ).fit(x, y.astype(int), names=names)  # fmt: skip
+    codes = np.array([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0], [4.0, 0.0], [np.nan, 0.0]])
+    found = model.decision_function(codes, names)
+    np.testing.assert_allclose(found[:3], logit([0.05, 0.3, 0.05]), atol=0.35)
+    assert np.isfinite(found).all()
+    assert "cat_threshold" in model.to_text()
+    back = PULightGBM.from_text(model.to_text())
+    np.testing.assert_array_equal(back.decision_function(codes, names), found)
+    for bad in (-1.0, 0.5):
+        with pytest.raises(InputError, match=f"'survey' is a category and holds {bad:g} in row 0"):
+            model.decision_function([[bad, 0.0]], names)
+    with pytest.raises(ConfigError, match="cannot be monotone"):
+        PULightGBM(
+            names, scenario="single-sample", prior=0.2, categorical=["survey"],
+            monotone={"survey": 1},
+        ).fit(x, y.astype(int), names=names)  # fmt: skip
+
+
+def test_weights_count_rows():
+    x, s, _ = world()
+    with pytest.raises(InputError, match="weight -1 in row 0 is negative"):
+        PULightGBM(NAMES, scenario="single-sample", prior=0.1, params=QUICK).fit(
+            x, s, names=NAMES, weight=-np.ones(len(s))
+        )
+    heavy = np.where(x[:, 0] > 0, 3.0, 1.0)
+    model = PULightGBM(NAMES, scenario="single-sample", prior=0.1, params=QUICK).fit(
+        x, s, names=NAMES, weight=heavy
+    )
+    assert expit(model.decision_function(x, NAMES)) @ heavy / heavy.sum() == pytest.approx(
+        0.1, rel=0.25
+    )
+
+
 @pytest.mark.parametrize(
     ("names", "match"),
     [

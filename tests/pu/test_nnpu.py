@@ -3,6 +3,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import distributed, multiprocessing
 
 from clusterray.errors import InputError
 from clusterray.pu import nnpu_risk, odds_correction, two_stream_batches
@@ -16,7 +17,7 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def slow_risk(f, s, *, prior, loss, beta, gamma, target_prior):
+def slow_risk(f, s, *, prior, loss, beta, gamma, target_prior, negative_weight=1.0):
     """Kiryo et al. 2017, algorithm 1, and Su et al. 2021, row by row with gradients in f."""
     target = prior if target_prior is None else target_prior
 
@@ -28,7 +29,7 @@ def slow_risk(f, s, *, prior, loss, beta, gamma, target_prior):
         return -q * (1 - q) if loss == "sigmoid" else -q
 
     n_p, n_u, n_n = (int(np.sum(s == k)) for k in (1, 0, -1))
-    share = n_n / (n_u + n_n)
+    share = negative_weight * n_n / (n_u + negative_weight * n_n)
     scale = (1 - target) / (1 - prior)
     positive = negative = known = 0.0
     d_pos, d_neg, d_known = np.zeros(len(f)), np.zeros(len(f)), np.zeros(len(f))
@@ -54,8 +55,10 @@ def slow_risk(f, s, *, prior, loss, beta, gamma, target_prior):
 @pytest.mark.parametrize("loss", ["sigmoid", "logistic"])
 @pytest.mark.parametrize("target_prior", [None, 0.5])
 @pytest.mark.parametrize(("beta", "gamma"), [(0.0, 1.0), (0.0, 0.3), (0.05, 1.0), (0.05, 0.3)])
-@pytest.mark.parametrize("known_negatives", [0, 5])
-def test_value_and_gradient_equal_the_papers(loss, target_prior, beta, gamma, known_negatives):
+@pytest.mark.parametrize(("known_negatives", "negative_weight"), [(0, 1.0), (5, 1.0), (5, 0.2)])
+def test_value_and_gradient_equal_the_papers(
+    loss, target_prior, beta, gamma, known_negatives, negative_weight
+):
     rng = np.random.default_rng(1)
     fired = set()
     for shift in (0.0, -6.0):
@@ -64,6 +67,7 @@ def test_value_and_gradient_equal_the_papers(loss, target_prior, beta, gamma, kn
         f[s == 0] += shift
         f[s == 1] += 1.0
         options = {"loss": loss, "beta": beta, "gamma": gamma, "target_prior": target_prior}
+        options["negative_weight"] = negative_weight
         objective, reported, gradient = slow_risk(f, s, prior=0.4, **options)
         logits = torch.tensor(f, requires_grad=True)
         risk = nnpu_risk(logits, torch.tensor(s), prior=0.4, **options)
@@ -74,6 +78,47 @@ def test_value_and_gradient_equal_the_papers(loss, target_prior, beta, gamma, kn
         np.testing.assert_allclose(logits.grad.numpy(), gradient, atol=1e-12)
         fired.add(objective != pytest.approx(reported))
     assert fired == {True, False}, "both branches must be met"
+
+
+def _step(f, s, *, group=None):
+    """Gradient, objective and risk of a linear network on one batch."""
+    theta = torch.tensor([1.0, -0.3], requires_grad=True)
+    risk = nnpu_risk(
+        theta[0] * f + theta[1], s, prior=0.3, loss="logistic", target_prior=0.5, group=group
+    )
+    risk.objective.backward()
+    return torch.cat([theta.grad, risk.objective.detach()[None], risk.risk[None]])
+
+
+def _rank(rank, folder, batches, s, answers):
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
+    )
+    half = len(s) // 2
+    mine = slice(rank * half, (rank + 1) * half)
+    for k, f in enumerate(batches):
+        answer = _step(f[mine], s[mine], group=distributed.group.WORLD)
+        # What DistributedDataParallel does with the gradients.
+        distributed.all_reduce(answer[:2])
+        answer[:2] /= 2
+        answers[rank, k] = answer
+    distributed.destroy_process_group()
+
+
+def test_two_ranks_of_half_a_batch_are_one_rank_of_the_whole(tmp_path):
+    """Unequal halves: all lenses but one on one rank, all known non-lenses on the other."""
+    rng = np.random.default_rng(4)
+    s = torch.tensor([1] * 5 + [0] * 19 + [1] + [-1] * 4 + [0] * 19)
+    plain = torch.tensor(rng.normal(size=48), dtype=torch.float32)
+    batches = torch.stack([plain, plain - 6.0 * (s == 0)])
+    answers = torch.zeros(2, 2, 4).share_memory_()
+    multiprocessing.spawn(_rank, (str(tmp_path), batches, s, answers), nprocs=2)
+    expected = [_step(f, s) for f in batches]
+    fired = [bool(e[2] != pytest.approx(e[3].item())) for e in expected]
+    assert fired == [False, True]
+    for rank in answers:
+        for answer, whole in zip(rank, expected, strict=True):
+            np.testing.assert_allclose(answer.numpy(), whole.numpy(), atol=1e-6)
 
 
 def test_imbalanced_form_finds_what_plain_nnpu_gives_up():

@@ -1,20 +1,39 @@
 import numpy as np
 import pytest
+from sklearn.mixture import GaussianMixture
 
 from clusterray.errors import InputError
-from clusterray.pu import PriorEstimate, bbe_prior, elkan_noto_prior, estimate_prior
+from clusterray.pu import (
+    PriorEstimate,
+    bbe_prior,
+    dedpul_prior,
+    elkan_noto_prior,
+    estimate_prior,
+    mixture_prior,
+)
+from tests.pu.gaussian_worlds import prior_world
 
 SETTINGS = {"seed": 5, "n_bootstrap": 40, "fallback": 7e-3}
 
 
-def world(prior, *, n_unlabelled, n_positive, distance, seed):
-    rng = np.random.default_rng(seed)
-    k = rng.binomial(n_unlabelled, prior)
-    hidden = rng.normal(distance, 1, k)
-    return (
-        rng.normal(distance, 1, n_positive),
-        np.concatenate([rng.normal(size=n_unlabelled - k), hidden]),
+def check_prior(prior, *, n_unlabelled, factor, n_seeds):
+    found = [
+        estimate_prior(
+            *prior_world(prior, n_unlabelled=n_unlabelled, n_positive=300, distance=4, seed=seed),
+            scenario="case-control",
+            **SETTINGS,
+        )
+        for seed in range(n_seeds)
+    ]
+    median = np.median([e.value for e in found])
+    covered = np.mean([e.interval[0] <= prior <= e.interval[1] for e in found])
+    valid = {n: sum(e.estimates[n] is not None for e in found) for n in found[0].estimates}
+    print(
+        f"π={prior} n_u={n_unlabelled}: median {median / prior:.3f} π, covered {covered}, {valid}"
     )
+    assert all(e.source == "estimate" for e in found)
+    assert prior / factor < median < prior * factor
+    assert covered >= 0.8
 
 
 @pytest.mark.parametrize(
@@ -22,17 +41,16 @@ def world(prior, *, n_unlabelled, n_positive, distance, seed):
     [(1e-4, 1_000_000, 1.5), (3e-3, 300_000, 1.3), (0.3, 50_000, 1.1)],
 )
 def test_case_control_prior_is_found(prior, n_unlabelled, factor):
-    found = [
-        estimate_prior(
-            *world(prior, n_unlabelled=n_unlabelled, n_positive=300, distance=4, seed=seed),
-            scenario="case-control",
-            **SETTINGS,
-        )
-        for seed in range(5)
-    ]
-    assert all(e.source == "estimate" for e in found)
-    assert prior / factor < np.median([e.value for e in found]) < prior * factor
-    assert sum(e.interval[0] <= prior <= e.interval[1] for e in found) >= 3
+    check_prior(prior, n_unlabelled=n_unlabelled, factor=factor, n_seeds=5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("prior", "factor"),
+    [(3e-5, 1.8), (1e-4, 1.5), (4e-4, 1.5), (3e-3, 1.5), (1e-2, 1.15), (0.3, 1.15)],
+)
+def test_prior_of_a_survey_of_a_million(prior, factor):
+    check_prior(prior, n_unlabelled=1_000_000, factor=factor, n_seeds=20)
 
 
 def test_single_sample_gives_the_surveys_prior():
@@ -51,17 +69,63 @@ def test_single_sample_gives_the_surveys_prior():
     assert kept.value == pytest.approx(0.05, rel=0.15)
 
 
-def test_only_the_order_of_scores_matters():
-    positive, unlabelled = world(0.1, n_unlabelled=5000, n_positive=200, distance=4, seed=0)
+def test_only_the_mixture_looks_at_more_than_the_order_of_scores():
+    positive, unlabelled = prior_world(0.1, n_unlabelled=5000, n_positive=200, distance=4, seed=0)
     plain = estimate_prior(positive, unlabelled, scenario="case-control", **SETTINGS)
     bent = estimate_prior(np.exp(positive), np.exp(unlabelled), scenario="case-control", **SETTINGS)
-    assert plain == bent
+    for name in ("elkan_noto", "bbe", "dedpul"):
+        assert plain.estimates[name] == bent.estimates[name]
+    assert plain.estimates["mixture"] == pytest.approx(0.1, rel=0.15)
+    assert bent.estimates["mixture"] is None
+    assert any(note.startswith("mixture ignored") for note in bent.notes)
+
+
+@pytest.mark.parametrize("prior", [0.3, 1e-2, 1e-3])
+def test_mixture_is_the_maximum_of_the_likelihood(prior):
+    """Against scikit-learn's free mixture where that can see the lenses, else against the truth."""
+    positive, unlabelled = prior_world(
+        prior, n_unlabelled=200_000, n_positive=400, distance=4, seed=2
+    )
+    found = mixture_prior(positive, unlabelled)
+    if prior > 0.1:
+        free = GaussianMixture(2, random_state=0, means_init=[[0.0], [4.0]])
+        share = free.fit(unlabelled[:, None]).weights_[1]
+        assert found.value == pytest.approx(share, rel=0.02)
+    assert found.value == pytest.approx(prior, rel=4 / np.sqrt(200_000 * prior))
+
+
+def test_mixture_refuses_what_it_cannot_tell_apart():
+    positive, unlabelled = prior_world(0.1, n_unlabelled=20_000, n_positive=300, distance=1, seed=0)
+    assert "too near" in mixture_prior(positive, unlabelled).reason
+    positive, unlabelled = prior_world(
+        3e-5, n_unlabelled=20_000, n_positive=300, distance=4, seed=0
+    )
+    assert mixture_prior(positive, unlabelled).value is None
+    assert "one score" in mixture_prior(np.ones(30), np.ones(300)).reason
+    rng = np.random.default_rng(0)
+    two = np.append(rng.normal(3, 0.3, 200), rng.normal(7, 0.3, 200))
+    hidden = np.append(rng.normal(size=20_000), rng.permutation(two)[:40])
+    assert "lenses are not normal" in mixture_prior(two, hidden).reason
+    heavy = np.append(rng.uniform(-2, 2, 20_000), rng.normal(5, 1, 400))
+    assert "no mixture of two normals" in mixture_prior(rng.normal(5, 1, 300), heavy).reason
+
+
+def test_density_ratio_and_best_bin_agree_where_lenses_stand_apart():
+    positive, unlabelled = prior_world(0.2, n_unlabelled=20_000, n_positive=400, distance=6, seed=1)
+    for estimator in (bbe_prior, dedpul_prior):
+        assert estimator(positive, unlabelled).value == pytest.approx(0.2, rel=0.08)
+    far = dedpul_prior(np.random.default_rng(0).normal(50, 1, 100), unlabelled)
+    assert far.value is None and "0 unlabelled rows" in far.reason
+    few = dedpul_prior(positive[:19], unlabelled)
+    assert "19 known lenses, 20 needed" in few.reason
 
 
 def test_elkan_noto_where_positives_are_certain_and_where_not():
-    positive, unlabelled = world(0.2, n_unlabelled=20_000, n_positive=400, distance=6, seed=1)
+    positive, unlabelled = prior_world(0.2, n_unlabelled=20_000, n_positive=400, distance=6, seed=1)
     assert elkan_noto_prior(positive, unlabelled, seed=0).value == pytest.approx(0.2, rel=0.05)
-    positive, unlabelled = world(1e-3, n_unlabelled=200_000, n_positive=400, distance=3, seed=1)
+    positive, unlabelled = prior_world(
+        1e-3, n_unlabelled=200_000, n_positive=400, distance=3, seed=1
+    )
     refused = elkan_noto_prior(positive, unlabelled, seed=0)
     assert refused.value is None and "not certain" in refused.reason
 
@@ -74,12 +138,12 @@ def test_best_bin_refuses_what_it_cannot_see():
 
 
 def test_too_few_lenses_fall_back_and_say_so():
-    positive, unlabelled = world(0.07, n_unlabelled=588, n_positive=12, distance=3, seed=0)
+    positive, unlabelled = prior_world(0.07, n_unlabelled=588, n_positive=12, distance=3, seed=0)
     found = estimate_prior(
         positive, unlabelled, scenario="single-sample", seed=0, n_bootstrap=20, fallback=0.067
     )
     assert (found.value, found.source, found.consistent) == (0.067, "fallback", False)
-    assert found.estimates == {"elkan_noto": None, "bbe": None}
+    assert found.estimates == dict.fromkeys(("elkan_noto", "mixture", "bbe", "dedpul"))
     assert any("elkan_noto ignored: 12 known lenses" in n for n in found.notes)
     assert found.interval == pytest.approx((0.0335, 0.134))
     assert PriorEstimate.from_json(found.to_json()) == found
@@ -88,13 +152,13 @@ def test_too_few_lenses_fall_back_and_say_so():
 def test_disagreement_falls_back(monkeypatch):
     from clusterray.pu import prior
 
-    monkeypatch.setattr(prior, "_elkan_noto", lambda cells, rng: prior.Estimate(0.4))
-    positive, unlabelled = world(0.2, n_unlabelled=5000, n_positive=200, distance=5, seed=1)
+    monkeypatch.setattr(prior, "read_elkan_noto", lambda cells, rng: prior.Reading(0.4))
+    positive, unlabelled = prior_world(0.2, n_unlabelled=5000, n_positive=200, distance=5, seed=1)
     found = estimate_prior(positive, unlabelled, scenario="case-control", **SETTINGS)
     assert found.source == "fallback" and not found.consistent
     assert found.estimates["elkan_noto"] == 0.4
     assert found.estimates["bbe"] == pytest.approx(0.2, rel=0.15)
-    assert "valid estimators differ by more than half" in found.notes
+    assert found.notes[-1].startswith("valid estimators differ by more than half: elkan_noto 0.4")
 
 
 @pytest.mark.parametrize(

@@ -151,7 +151,7 @@ def test_the_page_is_whole_accessible_and_loads_nothing(world):
     assert "no image" in page.text
     figures = [a for tag, a in page.tags if tag == "svg"]
     ids = [a["id"] for _, a in page.tags if "id" in a]
-    assert len(figures) == 3
+    assert len(figures) == 6
     assert all(a["role"] == "img" and a["aria-labelledby"] in ids for a in figures)
     assert len(set(ids)) == len(ids)
     for _, a in page.tags:

@@ -1,0 +1,281 @@
+"""Learning from positives and unlabelled rows: ours, pulearn's, LightGBM on s, and true labels.
+
+Every method boosts the same trees on the same rows. Probabilities are judged on fresh rows against
+the known posterior; differences come with the standard error of a bootstrap over those rows, the
+same resamples for all.
+"""
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Callable
+from time import process_time
+from typing import Any
+
+import numpy as np
+from lightgbm import LGBMClassifier
+from numpy.typing import NDArray
+from scipy.special import expit, logit
+from sklearn.metrics import average_precision_score
+
+from clusterray.pu import PULightGBM, estimate_prior
+from clusterray.pu.boosting import DEFAULTS
+from jobs.benchmarks.pu_worlds import WORLDS, World, draw
+from jobs.benchmarks.result import Result, seconds_each
+
+__all__ = ["add_arguments", "measure"]
+
+Floats = NDArray[np.float64]
+Scores = dict[str, Floats]
+
+_ACCURACY = ("average_precision", "tpr_at_fpr_1e-3", "log_loss")
+_FEW = "true, as few lenses"
+_N_BOOTSTRAP = 100
+_MEMORY_GB = 6.0
+_FIT_ALLOWANCE = (5 - 1) + 2.5
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Say what can be chosen."""
+    parser.add_argument("--rows", type=int, default=40_000, help="training rows, and test rows")
+    parser.add_argument("--prior", type=float, default=0.05)
+    parser.add_argument("--labelled", type=float, nargs="+", default=[0.3, 0.6], help="c")
+    parser.add_argument("--memory-rows", type=int, default=1_000_000, help="0 leaves memory out")
+
+
+def measure(options: argparse.Namespace) -> Result:
+    """Fit every method in every world; print a table for each."""
+    tables: dict[str, Any] = {}
+    goals: dict[str, bool] = {}
+    for kind in WORLDS:
+        for c in options.labelled:
+            name = f"{kind}, c = {c:g}"
+            train, test = (
+                draw(kind, n=options.rows, prior=options.prior, c=c, seed=seed) for seed in (1, 2)
+            )
+            tables[name] = _compare(train, test, options.prior, c, name)
+            goals |= _goals(name, tables[name], c)
+    off = {
+        n: float(np.mean([abs(t["priors"][n]) for t in tables.values()]))
+        for n in next(iter(tables.values()))["priors"]
+    }
+    print("\nmean |log(π̂/π)|: " + ", ".join(f"{n} {v:.3f}" for n, v in off.items()))
+    for n, v in off.items():
+        if n != "ours":
+            goals[f"prior nearer than {n}'s, all worlds"] = off["ours"] < v
+    speed = _speed(options)
+    goals[f"fit ≤ {_FIT_ALLOWANCE} plain fits"] = speed["fits"] <= _FIT_ALLOWANCE
+    goals["scoring overhead ≤ 10 %"] = speed["scoring"] <= 1.10
+    if options.memory_rows:
+        speed["memory_gb"] = _memory(options.memory_rows)
+        goals[f"10⁶ × 200 fit in ≤ {_MEMORY_GB:g} GB"] = speed["memory_gb"] <= _MEMORY_GB
+    print({k: round(v, 3) for k, v in speed.items()})
+    for goal, met in goals.items():
+        print(f"{'met   ' if met else 'MISSED'} {goal}")
+    name = f"features, c = {options.labelled[0]:g}"
+    ours, theirs = (tables[name][m]["average_precision"] for m in ("ours", "pulearn"))
+    detail = {"tables": tables, "prior_error": off, "speed": speed, "goals": goals}
+    return Result(value=ours, baseline=theirs, unit="average precision", detail=detail)
+
+
+def _sklearn() -> LGBMClassifier:
+    named = {k: v for k, v in DEFAULTS.items() if k not in ("num_iterations", "max_bin")}
+    return LGBMClassifier(
+        n_estimators=int(DEFAULTS["num_iterations"]),
+        n_jobs=1,
+        verbosity=-1,
+        random_state=1,
+        **named,
+    )
+
+
+def _ours(train: World, prior: float, **params: Any) -> PULightGBM:
+    names = [f"x{i}" for i in range(train.x.shape[1])]
+    model = PULightGBM(names, scenario="single-sample", prior=prior, seed=1, params=params)
+    return model.fit(train.x, train.s, names=names)
+
+
+def _fits(train: World, test: World, prior: float) -> tuple[Scores, dict[str, float]]:
+    """Probability of every test row by every method, and the seconds (CPU) of its fit."""
+    from pulearn import ElkanotoPuClassifier
+
+    def ours() -> Floats:
+        model = _ours(train, prior)
+        return np.asarray(expit(model.decision_function(test.x, model.feature_names)))
+
+    def pulearn() -> Floats:
+        model = ElkanotoPuClassifier(_sklearn(), hold_out_ratio=0.2, random_state=1)
+        found = model.fit(train.x, np.where(train.s == 1, 1, -1)).predict_proba(test.x)
+        # g/c may exceed 1, and does: its order counts as it is, and it is held to 1 for the loss.
+        return np.asarray(found)[:, 1]
+
+    def plain() -> Floats:
+        return np.asarray(_sklearn().fit(train.x, train.s).predict_proba(test.x))[:, 1]
+
+    def oracle() -> Floats:
+        return np.asarray(_sklearn().fit(train.x, train.y).predict_proba(test.x))[:, 1]
+
+    def oracle_of_few() -> Floats:
+        """True labels, but of lenses only those that are labelled; odds set back by 1/c."""
+        rows = (train.s == 1) | ~train.y
+        found = _sklearn().fit(train.x[rows], train.y[rows]).predict_proba(test.x)
+        odds = np.asarray(found)[:, 1] / np.asarray(found)[:, 0] * train.y.sum() / train.s.sum()
+        return odds / (1.0 + odds)
+
+    methods: dict[str, Callable[[], Floats]] = {
+        "ours": ours, "pulearn": pulearn, "LightGBM on s": plain, "true labels": oracle,
+        _FEW: oracle_of_few,
+    }  # fmt: skip
+    scores, seconds = {}, {}
+    for name, method in methods.items():
+        start = process_time()
+        scores[name] = method()
+        seconds[name] = process_time() - start
+    return scores, seconds
+
+
+def _compare(train: World, test: World, prior: float, c: float, title: str) -> dict[str, Any]:
+    scores, seconds = _fits(train, test, prior)
+    truth = expit(test.log_odds)
+    rng = np.random.default_rng(0)
+    draws = [np.arange(len(test.y))]
+    draws += [rng.integers(0, len(test.y), len(test.y)) for _ in range(_N_BOOTSTRAP)]
+    every = {m: [_accuracy(p[d], test.y[d], truth[d]) for d in draws] for m, p in scores.items()}
+    priors = _priors(train, prior, c)
+    table: dict[str, Any] = {}
+    for method, values in every.items():
+        row: dict[str, float] = dict(values[0])
+        for column in _ACCURACY:
+            gaps = np.array(
+                [a[column] - b[column] for a, b in zip(every["ours"], values, strict=True)]
+            )
+            row[f"ours − this, {column}"] = float(gaps[0])
+            row[f"error of that, {column}"] = float(gaps[1:].std())
+        row["slope"] = _slope(scores[method], test.log_odds)
+        row["mean_p_over_prior"] = float(scores[method].mean() / prior)
+        row["seconds"] = seconds[method]
+        table[method] = row
+    table["priors"] = priors
+    _show(title, table)
+    return table
+
+
+def _accuracy(p: Floats, y: NDArray[np.bool_], truth: Floats) -> dict[str, float]:
+    order = np.sort(p[~y])[::-1]
+    held = np.clip(p, 1e-9, 1 - 1e-9)
+    loss = -(truth * np.log(held) + (1 - truth) * np.log(1 - held))
+    return {
+        "average_precision": float(average_precision_score(y, p)),
+        "tpr_at_fpr_1e-3": float(np.mean(p[y] > order[len(order) // 1000])),
+        "log_loss": float(loss.mean()),
+    }
+
+
+def _slope(p: Floats, log_odds: Floats) -> float:
+    """Of the found log-odds on the true ones, where both classes occur."""
+    both = np.abs(log_odds) < 4
+    found = logit(np.clip(p[both], 1e-6, 1 - 1e-6))
+    return float(np.polyfit(log_odds[both], found, 1)[0])
+
+
+def _priors(train: World, prior: float, c: float) -> dict[str, float]:
+    """log(π̂/π) of each estimate, all from the same features and labels."""
+    from pulearn import (
+        HistogramMatchPriorEstimator,
+        LabelFrequencyPriorEstimator,
+        ScarEMPriorEstimator,
+    )
+
+    names = [f"x{i}" for i in range(train.x.shape[1])]
+    scores = PULightGBM(names, scenario="single-sample", prior=prior, seed=1).label_scores(
+        train.x, train.s, names=names
+    )
+    ours = estimate_prior(
+        scores[train.s == 1],
+        scores[train.s == 0],
+        scenario="single-sample",
+        seed=1,
+        n_bootstrap=50,
+        fallback=0.5,
+    )
+    found = {"ours": ours.value}
+    theirs = {
+        "pulearn label frequency": LabelFrequencyPriorEstimator(),
+        "pulearn histogram": HistogramMatchPriorEstimator(_sklearn()),
+        # Each step is a fit of its own; it has settled long before its default of fifty.
+        "pulearn EM": ScarEMPriorEstimator(_sklearn(), max_iter=10),
+    }
+    labels = np.where(train.s == 1, 1, -1)
+    for name, estimator in theirs.items():
+        found[name] = float(estimator.estimate(train.x, labels).pi)
+    return {name: float(np.log(value / prior)) for name, value in found.items()}
+
+
+def _goals(name: str, table: dict[str, Any], c: float) -> dict[str, bool]:
+    goals: dict[str, bool] = {}
+    for other in ("pulearn", "LightGBM on s"):
+        for column in _ACCURACY:
+            gap, error = (table[other][f"{w}, {column}"] for w in ("ours − this", "error of that"))
+            worse = gap if column == "log_loss" else -gap
+            goals[f"{name}: {column} not below {other}'s"] = worse <= 2 * error
+        ours, theirs = (abs(np.log(max(table[m]["slope"], 1e-3))) for m in ("ours", other))
+        goals[f"{name}: slope nearer 1 than {other}'s"] = bool(ours < theirs)
+    ap = {m: table[m]["average_precision"] for m in ("ours", "true labels", _FEW)}
+    if c >= 0.3:
+        goals[f"{name}: within 2 % of true labels"] = ap["ours"] >= 0.98 * ap["true labels"]
+        goals[f"{name}: within 2 % of {_FEW}"] = ap["ours"] >= 0.98 * ap[_FEW]
+    return goals
+
+
+def _speed(options: argparse.Namespace) -> dict[str, float]:
+    """Our fit in fits of LightGBM on s, and our scoring over LightGBM's, by CPU time."""
+    train = draw("features", n=options.rows, prior=options.prior, c=0.5, seed=3)
+    start = process_time()
+    model = _ours(train, options.prior)
+    middle = process_time()
+    plain = _sklearn().fit(train.x, train.s)
+    end = process_time()
+    booster = model.booster_
+    works: dict[str, Callable[[], object]] = {
+        "ours": lambda: model.decision_function(train.x, model.feature_names),
+        "LightGBM": lambda: booster.predict(train.x, raw_score=True, num_threads=1),
+    }
+    seconds = seconds_each(works, repeats=7)
+    return {
+        "fits": (middle - start) / (end - middle),
+        "iterations": float(model.num_iterations_),
+        "plain_iterations": float(plain.n_estimators),
+        "scoring": seconds["ours"] / seconds["LightGBM"],
+    }
+
+
+def _memory(rows: int) -> float:
+    """Peak resident memory, GB, of a process that fits rows × 200 features.
+
+    Twenty iterations: more of them take time, not memory.
+    """
+    code = (
+        "import numpy as np, resource\n"
+        "from clusterray.pu import PULightGBM\n"
+        f"n = {rows}\n"
+        "x = np.random.default_rng(0).normal(size=(n, 200)).astype(np.float32)\n"
+        "s = (np.arange(n) % 1000 == 0).astype(np.int8)\n"
+        "x[s == 1, :3] += 2\n"
+        "names = [str(i) for i in range(200)]\n"
+        "PULightGBM(names, scenario='single-sample', prior=0.003, "
+        "params={'num_iterations': 20}).fit(x, s, names=names)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    # Kibibytes on Linux, bytes on macOS.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return int(run.stdout.split()[-1]) * unit / 1e9
+
+
+def _show(title: str, table: dict[str, Any]) -> None:
+    columns = (*_ACCURACY, "slope", "mean_p_over_prior", "seconds")
+    print(f"\n{title:24}" + "".join(f"{c:>19}" for c in columns))
+    for method in ("ours", "pulearn", "LightGBM on s", "true labels", _FEW):
+        print(f"{method:24}" + "".join(f"{table[method][c]:19.4f}" for c in columns))
+    said = ", ".join(f"{n} {v:+.3f}" for n, v in table["priors"].items())
+    print(f"log(π̂/π): {said}", flush=True)
