@@ -121,6 +121,5 @@ def _covariates(config: Config, bands: Sequence[str], names: Sequence[str]) -> l
     middle = config.features.grid // 2
     red = bands[-1]
     bright = (f"annulus_0_mean_{red}", f"patch_{middle}_{middle}_mean_{red}")
-    return [name for name in (*bright[:1], *_COVARIATES) if name in names] or [
-        name for name in bright[1:] if name in names
-    ]
+    centre = [name for name in bright if name in names][:1]
+    return [*centre, *(name for name in _COVARIATES if name in names)]
