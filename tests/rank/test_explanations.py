@@ -18,7 +18,13 @@ def fitted():
     x = rng.normal(size=(600, 3)).astype(np.float32)
     x[:, 2] = rng.integers(0, 3, 600)
     s = ((x[:, 0] > 0.8) & (rng.random(600) < 0.5)).astype(np.int8)
-    model = PULightGBM(NAMES, scenario="single-sample", prior=0.3, params={"num_iterations": 40})
+    model = PULightGBM(
+        NAMES,
+        scenario="single-sample",
+        prior=0.3,
+        params={"num_iterations": 40},
+        categorical=["survey"],
+    )
     return model.fit(x, s, names=NAMES), x
 
 
