@@ -8,6 +8,7 @@ config, a manifest or a log. A write is whole or absent: one PUT, or write-then-
 import json
 import os
 import re
+import shutil
 import uuid
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,6 +26,7 @@ __all__ = [
     "FileEntry",
     "exists",
     "filesystem",
+    "free_bytes",
     "has_credentials",
     "is_remote",
     "join",
@@ -37,6 +39,8 @@ __all__ = [
     "read_json",
     "read_table",
     "redact",
+    "remove",
+    "remove_folder",
     "stat",
     "write_bytes",
     "write_json",
@@ -261,6 +265,35 @@ def write_bytes(url: str, data: bytes | pa.Buffer) -> None:
                 stream.write(data)
     except (OSError, pa.ArrowException) as error:
         raise _failure("write", url, error) from error
+
+
+def free_bytes(url: str) -> int | None:
+    """Free space of the disk that holds an existing folder; None for remote storage."""
+    if is_remote(url):
+        return None
+    return shutil.disk_usage(filesystem(url)[1]).free
+
+
+def remove(url: str) -> None:
+    """Remove a file; one that is not there is no error."""
+    fs, path = filesystem(url)
+    try:
+        fs.delete_file(path)
+    except FileNotFoundError:
+        return
+    except (OSError, pa.ArrowException) as error:
+        raise _failure("remove", url, error) from error
+
+
+def remove_folder(url: str) -> None:
+    """Remove a folder and all that is in it; one that is not there is no error."""
+    fs, path = filesystem(url)
+    try:
+        fs.delete_dir_contents(path, missing_dir_ok=True)
+        if fs.get_file_info(path).type == pafs.FileType.Directory:
+            fs.delete_dir(path)
+    except (OSError, pa.ArrowException) as error:
+        raise _failure("remove", url, error) from error
 
 
 def read_json(url: str) -> Any:
