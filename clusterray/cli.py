@@ -21,6 +21,7 @@ _VERBS = {
     "tune": "search LightGBM-PU settings with Tune and Optuna",
     "score": "score every cutout with a bundle",
     "rank": "calibrate the scores into a ranking and write its report",
+    "nightly": "score what is new, rank everything, publish a dated output, measure drift",
     "doctor": "check storage, bundle, shards and cluster; predict time and cost of scoring",
 }
 

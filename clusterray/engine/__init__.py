@@ -1,14 +1,18 @@
 """The engine: plans, Ray stages, receipts and resuming. The only package that imports Ray."""
 
 __all__ = [
+    "claim",
     "costs",
     "doctor",
+    "drift_quantities",
     "fits",
     "forecast",
     "ingest",
     "ledger",
     "local_cluster",
+    "nightly",
     "plan",
+    "published",
     "rank",
     "sample",
     "score",

@@ -141,7 +141,7 @@ def spent(
     """What a cluster of this shape costs in so many seconds."""
     cpus, gpus = shape
     return Forecast(
-        seconds=round(seconds, 2),
+        seconds=seconds,
         cpu_hours=cpus * seconds / 3600,
         gpu_hours=gpus * seconds / 3600,
         bytes_read=bytes_read,

@@ -30,6 +30,7 @@ __all__ = [
     "encode",
     "from_planes",
     "layout",
+    "numbers",
     "pixels",
     "planes",
     "read",
@@ -262,7 +263,7 @@ def _decode(table: pa.Table, spec: dict[str, Any], *, out: npt.NDArray[Any]) -> 
     if out.dtype == np.int16:
         from_planes(stored, shape, out=out)
     else:
-        step = _numbers(table.column("step"))
+        step = numbers(table.column("step"))
         scratch = np.empty((_ROWS_IN_CACHE, *shape), np.int16)
         for start in range(0, len(stored), _ROWS_IN_CACHE):
             rows = slice(start, start + _ROWS_IN_CACHE)
@@ -272,7 +273,7 @@ def _decode(table: pa.Table, spec: dict[str, Any], *, out: npt.NDArray[Any]) -> 
 
 
 def _batch(table: pa.Table, spec: dict[str, Any], images: npt.NDArray[Any]) -> CutoutBatch:
-    named = {name: _numbers(table.column(name)) for name in table.column_names}
+    named = {name: numbers(table.column(name)) for name in table.column_names}
     return CutoutBatch(
         object_id=named.pop("object_id"),
         cutouts_nchw=images,
@@ -284,7 +285,8 @@ def _batch(table: pa.Table, spec: dict[str, Any], images: npt.NDArray[Any]) -> C
     )
 
 
-def _numbers(column: pa.ChunkedArray) -> npt.NDArray[Any]:
+def numbers(column: pa.ChunkedArray) -> npt.NDArray[Any]:
+    """Values of a column, (n,) or (n, width) of a fixed-size list; NaN where a list is null."""
     values = column.combine_chunks()
     if not pa.types.is_fixed_size_list(values.type):
         return values.to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]

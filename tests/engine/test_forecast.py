@@ -46,7 +46,7 @@ def test_few_cores_share_all_the_work():
 def test_actors_on_one_gpu_are_no_faster_than_it():
     pools = Pools(read=60, vit=3, finish=30, num_cpus=0.5, gpus_per_vit=0.3333)
     told = predict(shard(3000), pools, (64, 1))
-    assert told.seconds == pytest.approx(5 + 300_000 * 1e-4 / (3 * 0.3333), rel=1e-6)
+    assert told.seconds == pytest.approx(5 + 300_000 * 1e-4 / (3 * 0.3333))
     assert told.gpu_hours == pytest.approx(told.seconds / 3600)
     assert told.cpu_hours == pytest.approx(64 * told.seconds / 3600)
     assert told.bytes_read == 1_000_000
@@ -122,7 +122,7 @@ def test_the_same_run_again_is_predicted_to_take_as_long(read, vit, cpus):
         models=("vit",),
         prices=NO_PRICE,
     )
-    assert told.seconds == pytest.approx(4.0 + working, rel=1e-6, abs=0.011)
+    assert told.seconds == pytest.approx(4.0 + working, rel=1e-4)
 
 
 def test_costs_are_for_one_bundle_and_device(tmp_path):

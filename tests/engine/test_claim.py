@@ -1,0 +1,120 @@
+import json
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from clusterray import storage
+from clusterray.engine.claim import Claim, Holder, claimed
+from clusterray.errors import RunError
+
+
+def leave(folder: Path, *, age_seconds: float, held: bool = True) -> Path:
+    """The claim of a run on another machine, renewed so long ago."""
+    path = folder / "other.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"host": "h", "pid": 7, "since": "then", "held": held}))
+    then = time.time() - age_seconds
+    os.utime(path, (then, then))
+    return path
+
+
+def test_one_holds_and_the_other_is_told_who(tmp_path):
+    with claimed(str(tmp_path), expires_seconds=60) as mine:
+        assert isinstance(mine, Claim)
+        with claimed(str(tmp_path), expires_seconds=60) as other:
+            assert isinstance(other, Holder)
+            assert (other.pid, other.held) == (os.getpid(), True)
+            assert f"process {os.getpid()} on " in str(other)
+        mine.check()
+    assert list(tmp_path.iterdir()) == []
+    with claimed(str(tmp_path), expires_seconds=60) as again:
+        assert isinstance(again, Claim)
+
+
+def test_of_many_at_once_never_two_hold(tmp_path):
+    inside, most, won = [0], [0], []
+    guard, start = threading.Lock(), threading.Barrier(8)
+
+    def contend() -> None:
+        start.wait()
+        with claimed(str(tmp_path), expires_seconds=60) as held:
+            if isinstance(held, Claim):
+                with guard:
+                    inside[0] += 1
+                    most[0] = max(most[0], inside[0])
+                    won.append(held)
+                held.check()
+                with guard:
+                    inside[0] -= 1
+
+    threads = [threading.Thread(target=contend) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most[0] == 1
+    assert won
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dead_runs_claim_expires_and_goes(tmp_path):
+    stale = leave(tmp_path, age_seconds=61)
+    with claimed(str(tmp_path), expires_seconds=60) as held:
+        assert isinstance(held, Claim)
+        assert not stale.exists()
+
+
+def test_a_claim_that_is_not_old_enough_stands(tmp_path):
+    fresh = leave(tmp_path, age_seconds=30)
+    with claimed(str(tmp_path), expires_seconds=60) as held:
+        assert held == Holder("h", 7, "then", True)
+    assert [p for p in tmp_path.iterdir()] == [fresh]
+
+
+def test_who_only_tries_is_waited_for(tmp_path, monkeypatch):
+    trying = leave(tmp_path, age_seconds=0, held=False)
+    pauses = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 2:
+            trying.unlink()
+
+    monkeypatch.setattr(time, "sleep", pause)
+    with claimed(str(tmp_path), expires_seconds=60) as held:
+        assert isinstance(held, Claim)
+    assert len(pauses) == 2
+
+
+def test_a_claim_is_renewed_while_it_is_held(tmp_path):
+    with claimed(str(tmp_path), expires_seconds=2.0) as held:
+        assert isinstance(held, Claim)
+        before = storage.stat(held.url)
+        deadline = time.monotonic() + 60
+        while storage.stat(held.url) == before:
+            assert time.monotonic() < deadline, "not renewed"
+        held.check()
+
+
+@pytest.mark.parametrize("how", ["removed", "taken"])
+def test_a_run_that_lost_its_claim_must_not_publish(tmp_path, how):
+    with claimed(str(tmp_path), expires_seconds=600) as held:
+        assert isinstance(held, Claim)
+        if how == "removed":
+            Path(held.url).unlink()
+        else:
+            leave(tmp_path, age_seconds=0)
+        with pytest.raises(RunError, match="another may have taken over; nothing was published"):
+            held.check()
+
+
+def test_a_damaged_claim_is_named(tmp_path):
+    (tmp_path / "x.json").write_text("{}")
+    with (
+        pytest.raises(RunError, match=r"x\.json' is damaged: 'host'"),
+        claimed(str(tmp_path), expires_seconds=60),
+    ):
+        pass
