@@ -16,8 +16,8 @@ from clusterray.engine.ledger import Receipt, RowGroup, Shard
 from clusterray.engine.session import cluster_shape
 from clusterray.engine.stages import read_features
 from clusterray.ensemble import bundle as bundles
+from clusterray.ensemble.drift_reference import summarise
 from clusterray.provenance import uniform_for
-from clusterray.rank import drift
 from clusterray.sky import shards
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def of_training(training: "Training", logits: np.ndarray, stack: np.ndarray) -> 
     for k, model in enumerate(training.config.train.models):
         values["score", f"logit_{model}"] = logits[rows, k]
     values["score", "logit_stack"] = stack[rows]
-    return drift.summarise(values)
+    return summarise(values)
 
 
 def of_night(
@@ -129,7 +129,9 @@ def _sampled(groups: Sequence[RowGroup], config: Config, bundle: bundles.Bundle)
         actors=actors,
         num_cpus=work.cpu_share(cpus, actors),
     )
-    table = pa.concat_tables(work.run(len(groups), [stage]))
+    table = pa.concat_tables(
+        work.run(len(groups), [stage], verb="nightly", rows=[g.rows for g in groups])
+    )
     return {
         (name.partition(_SEPARATOR)[0], name.partition(_SEPARATOR)[2]): column.to_numpy()
         for name, column in zip(table.column_names, table.columns, strict=True)

@@ -9,8 +9,9 @@ from clusterray.config import Config, PriceSettings
 from clusterray.engine.costs import MeasuredCosts
 from clusterray.engine.ledger import RowGroup
 from clusterray.engine.plan import Pools, StageCosts, plan_pools
+from clusterray.engine.prices import price
 
-__all__ = ["Forecast", "Outlook", "forecast", "foresee", "price", "spent"]
+__all__ = ["Forecast", "Outlook", "forecast", "foresee", "spent"]
 
 _STARTUP_SECONDS: Final = 10.0
 """Where it was not measured."""
@@ -148,16 +149,6 @@ def spent(
         price=price(seconds, shape=shape, prices=prices),
         currency=prices.currency,
     )
-
-
-def price(seconds: float, *, shape: tuple[float, float], prices: PriceSettings) -> float | None:
-    """Price of holding the cluster; None where a price that matters is not configured."""
-    total = 0.0
-    for amount, rate in zip(shape, (prices.cpu_hour, prices.gpu_hour), strict=True):
-        if amount and rate is None:
-            return None
-        total += amount * (rate or 0.0) * seconds / 3600
-    return total
 
 
 def _duration(seconds: float) -> str:

@@ -21,6 +21,7 @@ from clusterray.engine.score import check_survey, device_of, run_key, score
 from clusterray.engine.session import planned_shape, session
 from clusterray.engine.telemetry import RunSummary
 from clusterray.ensemble import bundle as bundles
+from clusterray.ensemble.drift_reference import summarise
 from clusterray.provenance import digest
 from clusterray.rank import drift, drift_page
 
@@ -169,7 +170,7 @@ class _Night:
             notes = ("the bundle has no reference: drift not measured",)
         elif receipts:
             values = drift_quantities.of_night(new, receipts, self.config, bundle)
-            summarised = drift.summarise(values)
+            summarised = summarise(values)
             statistics = drift.compare(
                 reference,
                 values,

@@ -13,6 +13,7 @@ from clusterray.engine import work
 from clusterray.engine.costs import MeasuredCosts, of_run, read_costs
 from clusterray.engine.forecast import foresee, spent
 from clusterray.engine.ledger import Receipt, RowGroup, Shard, count_rejects, open_run
+from clusterray.engine.metrics import RunMeters
 from clusterray.engine.plan import Pools, list_shards, missing_row_groups
 from clusterray.engine.session import planned_shape, session
 from clusterray.engine.stages import FinishStage, ReadStage, VitStage
@@ -77,7 +78,7 @@ def score(config: Config, *, shards: Sequence[Shard] | None = None) -> RunSummar
         outlook = foresee(missing, config, bundle.models, shape=shape, measured=measured)
         worked = _Worked()
         if missing:
-            worked = _score_row_groups(missing, config, bundle, outlook.pools)
+            worked = _score_row_groups(missing, config, bundle, outlook.pools, shape=shape)
             worked.costs(cpus=shape[0], bundle=bundle.digest, device=device).write(folder)
     receipts = _receipts(shards, folder)
     rejected = sum(r.rejected for r in receipts)
@@ -156,7 +157,12 @@ def check_survey(config: Config, bundle: bundles.Bundle) -> None:
 
 
 def _score_row_groups(
-    groups: Sequence[RowGroup], config: Config, bundle: bundles.Bundle, pools: Pools
+    groups: Sequence[RowGroup],
+    config: Config,
+    bundle: bundles.Bundle,
+    pools: Pools,
+    *,
+    shape: tuple[float, float],
 ) -> _Worked:
     settings, url = config.score, config.paths.bundle
     has_vit = "vit" in bundle.models
@@ -194,8 +200,17 @@ def _score_row_groups(
         del stages[1]
     progress = Progress("score", len(groups), unit="row groups")
     worked, start = _Worked(), time.monotonic()
-    for table in work.run(len(groups), stages, units_per_batch=config.cluster.row_groups_per_batch):
+    meters = RunMeters("score", units=len(groups), shape=shape, prices=config.prices)
+    tables = work.run(
+        len(groups),
+        stages,
+        verb="score",
+        units_per_batch=config.cluster.row_groups_per_batch,
+        rows=[group.rows for group in groups],
+    )
+    for table in tables:
         for answer in table.to_pylist():
+            meters.advance(rejected=answer["rejected"])
             progress.advance(rows=answer["scored"] + answer["rejected"])
             worked.add(answer, seconds=time.monotonic() - start)
     return worked

@@ -14,9 +14,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from clusterray import schema
+from clusterray.ensemble.drift_reference import Quantities
 
 __all__ = [
-    "Quantities",
     "Statistic",
     "compare",
     "exceeded",
@@ -26,14 +26,11 @@ __all__ = [
     "psi",
     "psi_noise",
     "score_spread",
-    "summarise",
     "table",
 ]
 
 Floats = NDArray[np.float64]
-Quantities = Mapping[tuple[str, str], ArrayLike]
 
-_KEPT: Final = 401
 _BINS: Final = 10
 _BY_CHANCE: Final = 1e-3
 
@@ -63,34 +60,6 @@ class Statistic:
         )
 
 
-def summarise(quantities: Quantities) -> pa.Table:
-    """Distributions of quantities in the form that is kept, a `schema.DRIFT_REFERENCE` table.
-
-    Of more than 401 known values, 401 at equal steps of rank are kept; the distribution function
-    is then known to 1/400.
-
-    Parameters
-    ----------
-    quantities : (n,) values by (group, name); what is not finite counts as missing.
-    """
-    rows = []
-    for (group, name), given in quantities.items():
-        values = np.asarray(given, np.float64)
-        known = np.sort(values[np.isfinite(values)])
-        if len(known) > _KEPT:
-            known = known[np.round(np.linspace(0, len(known) - 1, _KEPT)).astype(np.int64)]
-        rows.append(
-            {
-                "group": group,
-                "quantity": name,
-                "n": len(values),
-                "n_missing": int((~np.isfinite(values)).sum()),
-                "sorted": known,
-            }
-        )
-    return pa.Table.from_pylist(rows, schema=schema.DRIFT_REFERENCE)
-
-
 def compare(
     reference: pa.Table,
     night: Quantities,
@@ -102,7 +71,7 @@ def compare(
 
     Parameters
     ----------
-    reference : what `summarise` made of the training rows.
+    reference : what `drift_reference.summarise` made of the training rows.
     night : (n,) values of the new objects.
     max_psi, max_ks : limits by group.
 

@@ -39,8 +39,8 @@ def render(
     statistics : what `drift.compare` and its neighbours measured.
     night : its date.
     facts : what else the reader should know, as plain values.
-    reference, new : distributions from `drift.summarise`, of training and of the night; None
-        where the bundle has none, or the night no new objects.
+    reference, new : distributions of training and of the night, from `summarise`; None where the
+        bundle has none, or the night no new objects.
     """
     beyond = exceeded(statistics)
     run = [s for s in statistics if s.group == "run"]

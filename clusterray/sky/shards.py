@@ -299,12 +299,17 @@ def numbers(column: pa.ChunkedArray) -> npt.NDArray[Any]:
 
 @contextmanager
 def _opened(path: str) -> Iterator[tuple[pq.ParquetFile, dict[str, Any]]]:
-    """Open a shard; whatever goes wrong while reading it becomes a StorageError."""
+    """Open a shard; what goes wrong while reading it becomes a StorageError, but for what may pass.
+
+    That is for `storage.retried`, around the block.
+    """
     with storage.open_input(path) as stream:
         try:
             file = pq.ParquetFile(stream, pre_buffer=True)
             yield file, layout(file.schema_arrow, where=storage.redact(path))
         except (OSError, pa.ArrowException) as error:
+            if storage.is_transient(path, error):
+                raise
             raise StorageError(
                 f"'{storage.redact(path)}' is not a readable Parquet file: {error}; "
                 "it may be truncated or of another format"
@@ -329,6 +334,10 @@ def read(path: str, *, integers: bool = False) -> CutoutBatch:
     StorageError : the file is missing, truncated or not Parquet.
     ContractError : Parquet, but not a cutout shard, or one of another version; repeated ids.
     """
+    return storage.retried("read", path, lambda: _read(path, integers=integers))
+
+
+def _read(path: str, *, integers: bool) -> CutoutBatch:
     with _opened(path) as (file, spec):
         shape = (file.metadata.num_rows, *_shape(spec))
         images = np.empty(shape, np.int16 if integers else np.float32)
@@ -360,14 +369,18 @@ def read_row_group(path: str, index: int, *, raw: bool = False) -> CutoutBatch |
     InputError : the shard has no such row group.
     StorageError, ContractError : as `read`.
     """
+    table = storage.retried("read", path, lambda: _read_one(path, index))
+    return table if raw else batch(table)
+
+
+def _read_one(path: str, index: int) -> pa.Table:
     with _opened(path) as (file, spec):
         if not 0 <= index < file.num_row_groups:
             raise InputError(
                 f"{storage.redact(path)}: row group {index} asked for, "
                 f"it has {file.num_row_groups} (from 0)"
             )
-        table = _row_group(file, index, spec, path)
-    return table if raw else batch(table)
+        return _row_group(file, index, spec, path)
 
 
 def describe(path: str) -> dict[str, Any]:
@@ -384,6 +397,10 @@ def describe(path: str) -> dict[str, Any]:
     ------
     StorageError, ContractError : as `read`.
     """
+    return storage.retried("read", path, lambda: _describe(path))
+
+
+def _describe(path: str) -> dict[str, Any]:
     with _opened(path) as (file, spec):
         meta = file.metadata
         groups = [meta.row_group(i) for i in range(meta.num_row_groups)]

@@ -4,9 +4,10 @@ from hypothesis import strategies as st
 
 from clusterray.config import ClusterSettings, Config, PriceSettings
 from clusterray.engine.costs import MeasuredCosts, of_run, read_costs
-from clusterray.engine.forecast import forecast, foresee, price
+from clusterray.engine.forecast import forecast, foresee
 from clusterray.engine.ledger import Shard
 from clusterray.engine.plan import Pools, StageCosts
+from clusterray.engine.prices import price
 from clusterray.errors import RunError
 
 COSTS = StageCosts(read=2e-3, vit_cpu=8e-3, vit_gpu=1e-4, finish=1e-3)

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from clusterray import schema
+from clusterray.ensemble.drift_reference import summarise
 from clusterray.errors import ContractError
 from clusterray.rank import drift
 
@@ -13,7 +14,7 @@ KEY = ("psf", "psf_fwhm_arcsec_r")
 
 
 def compare(old, new, **limits) -> dict[str, drift.Statistic]:
-    found = drift.compare(drift.summarise({KEY: old}), {KEY: new}, **limits)
+    found = drift.compare(summarise({KEY: old}), {KEY: new}, **limits)
     return {s.statistic: s for s in found}
 
 
@@ -91,7 +92,7 @@ def test_nothing_known_is_not_measured():
 
 
 def test_summary_and_statistics_are_tables_of_the_schema():
-    reference = drift.summarise({KEY: RNG.normal(0, 1, 5000), ("score", "x"): [1.0, np.nan, 3.0]})
+    reference = summarise({KEY: RNG.normal(0, 1, 5000), ("score", "x"): [1.0, np.nan, 3.0]})
     assert schema.check(reference, schema.DRIFT_REFERENCE, where="r")["n"].to_pylist() == [5000, 3]
     rows = reference.to_pylist()
     assert len(rows[0]["sorted"]) == 401
@@ -107,7 +108,7 @@ def test_summary_and_statistics_are_tables_of_the_schema():
 @pytest.mark.parametrize(("scale", "beyond"), [(1.0, False), (0.01, True), (0.0, True)])
 def test_scores_that_fall_together_are_a_collapse(scale, beyond):
     scores = RNG.normal(-5, 2, 2000)
-    reference = drift.summarise({("score", "logit_stack"): scores})
+    reference = summarise({("score", "logit_stack"): scores})
     found = drift.score_spread(reference, -5 + scale * (scores + 5), least=0.1)
     assert found is not None
     assert found.value == pytest.approx(scale, rel=0.02)
@@ -116,4 +117,4 @@ def test_scores_that_fall_together_are_a_collapse(scale, beyond):
 
 
 def test_spread_without_scores_is_not_measured():
-    assert drift.score_spread(drift.summarise({KEY: [1.0]}), [1.0], least=0.1) is None
+    assert drift.score_spread(summarise({KEY: [1.0]}), [1.0], least=0.1) is None
