@@ -66,7 +66,9 @@ _TRANSIENT: Final = re.compile(
     r"HTTP (?:status )?(?:429|500|502|503|504)|SLOW_DOWN|SlowDown|SERVICE_UNAVAILABLE|"
     r"ServiceUnavailable|INTERNAL_FAILURE|InternalError|NETWORK_CONNECTION|curlCode|"
     r"REQUEST_TIME_?OUT|RequestTimeout|THROTTLING|Throttl|timed? ?out|Connection reset|"
-    r"Connection refused|Broken pipe|Remote end closed|ServerDisconnected",
+    r"Connection refused|Broken pipe|Remote end closed|ServerDisconnected|"
+    # The answer to an upload's end was lost; the whole is written again.
+    r"NO_SUCH_UPLOAD|NoSuchUpload",
     re.IGNORECASE,
 )
 _retries = [0]
@@ -153,7 +155,8 @@ def _remote_filesystem(scheme: str) -> pafs.FileSystem:
     if scheme == "s3":
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-        return pafs.S3FileSystem(endpoint_override=endpoint, region=region)
+        # Delayed: what fits into one part is one PUT, not three requests.
+        return pafs.S3FileSystem(endpoint_override=endpoint, region=region, allow_delayed_open=True)
     try:
         return pafs.PyFileSystem(pafs.FSSpecHandler(fsspec.filesystem(scheme)))
     except (ImportError, ValueError) as error:
