@@ -5,7 +5,7 @@ says how much is waiting, what was rejected and what it has cost so far.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import pyarrow as pa
@@ -39,6 +39,9 @@ METRICS: Final = {
     "clusterray_cost": ("gauge", "price of the cluster since the run began", ("verb", "currency")),
 }
 """Every metric: kind, what it counts, tags. Prometheus sees `ray_` + name, counters + `_total`."""
+
+
+_OF_DRIVER: Final = ("clusterray_units_waiting", "clusterray_rejected_rows", "clusterray_cost")
 
 
 def _made(name: str) -> Any:
@@ -97,19 +100,20 @@ def metered(actor: type, *, verb: str, stage: str, rows: Sequence[int] | None) -
         def __call__(self, table: pa.Table) -> pa.Table:
             start, retries = time.monotonic(), storage.retry_count()
             try:
-                return super().__call__(table)
+                answer = super().__call__(table)
             finally:
-                units = table.column("unit").to_pylist()
                 self._count(
-                    {
-                        "clusterray_stage_busy_seconds": time.monotonic() - start,
-                        "clusterray_storage_retries": storage.retry_count() - retries,
-                        "clusterray_stage_units": len(units),
-                        "clusterray_stage_rows": sum(rows[u] for u in units) if rows else 0,
-                    }
+                    clusterray_stage_busy_seconds=time.monotonic() - start,
+                    clusterray_storage_retries=storage.retry_count() - retries,
                 )
+            units = table.column("unit").to_pylist()
+            self._count(
+                clusterray_stage_units=len(units),
+                clusterray_stage_rows=sum(rows[u] for u in units) if rows else 0,
+            )
+            return answer
 
-        def _count(self, amounts: Mapping[str, float]) -> None:
+        def _count(self, **amounts: float) -> None:
             for name, amount in amounts.items():
                 # A counter takes no zero.
                 if amount > 0:
@@ -118,6 +122,3 @@ def metered(actor: type, *, verb: str, stage: str, rows: Sequence[int] | None) -
     # Ray shows the class by its name.
     Metered.__name__ = Metered.__qualname__ = actor.__name__
     return Metered
-
-
-_OF_DRIVER: Final = ("clusterray_units_waiting", "clusterray_rejected_rows", "clusterray_cost")
