@@ -81,7 +81,11 @@ def _of_rows(
     for group, column in _CONDITIONS.items():
         per_band = shards.numbers(table.column(column))
         values |= {(group, f"{column}_{b}"): per_band[:, i] for i, b in enumerate(bands)}
+    # Conditions are features too, and need not be told twice.
+    told = {name for _, name in values}
     for i, name in enumerate(names):
+        if name in told:
+            continue
         values["colour" if "_colour_" in name else "feature", name] = features[:, i]
     return values
 

@@ -33,6 +33,7 @@ Floats = NDArray[np.float64]
 
 _BINS: Final = 10
 _BY_CHANCE: Final = 1e-3
+_NAMES: Final = {"psi": "PSI", "ks": "KS distance", "spread": "spread"}
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,11 @@ class Statistic:
 
     def __str__(self) -> str:
         value, limit = ("unknown" if x is None else f"{x:.3g}" for x in (self.value, self.limit))
+        what = self.quantity
+        if self.statistic != "value":
+            what = f"{_NAMES[self.statistic]} of {self.quantity} ({self.group})"
         bound = "least" if self.statistic == "spread" else "most"
-        return (
-            f"{self.statistic} of {self.quantity} ({self.group}) is {value}, "
-            f"at {bound} {limit} allowed"
-        )
+        return f"{what} is {value}, at {bound} {limit} allowed"
 
 
 def compare(

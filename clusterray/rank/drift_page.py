@@ -105,6 +105,10 @@ def _by_group(measured: Sequence[Statistic]) -> str:
         "cases, blue bars are configured limits. Below 0.1 is usually called stable, above 0.25 "
         "a shift."
     )
+    unmeasured = {s.group for s in measured} - set(groups)
+    if unmeasured:
+        named = ", ".join(_GROUPS[g] for g in _GROUPS if g in unmeasured)
+        caption += f" Not measured, for want of new objects that training never saw: {named}."
     rows = [
         [
             _GROUPS[group],

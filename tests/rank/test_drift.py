@@ -61,7 +61,7 @@ def test_a_shift_is_seen_and_only_a_limit_makes_it_an_excess():
     bound = compare(old, new, max_psi={"psf": 0.25}, max_ks={"noise": 0.1})
     assert bound["psi"].exceeded and not bound["ks"].exceeded
     (said,) = drift.exceeded(list(bound.values()))
-    assert said.startswith("psi of psf_fwhm_arcsec_r (psf) is ") and "at most 0.25" in said
+    assert said.startswith("PSI of psf_fwhm_arcsec_r (psf) is ") and "at most 0.25" in said
 
 
 def test_what_chance_explains_is_no_excess():
