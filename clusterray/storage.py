@@ -72,6 +72,8 @@ _TRANSIENT: Final = re.compile(
     re.IGNORECASE,
 )
 _retries = [0]
+_buckets: set[str] = set()
+"""Those that were seen: a file may be missing from them, and they need not be asked for again."""
 
 
 @dataclass(frozen=True)
@@ -226,6 +228,14 @@ def retried(verb: str, url: str, call: Callable[[], T]) -> T:
     raise AssertionError("unreachable")
 
 
+def _require_bucket(url: str) -> None:
+    bucket = url.removeprefix("s3://").partition("/")[0]
+    if url.startswith("s3://") and bucket not in _buckets:
+        if _no_bucket(url):
+            raise _failure("look for", url, FileNotFoundError())
+        _buckets.add(bucket)
+
+
 def _no_bucket(url: str) -> bool:
     """Whether a file is missing because its bucket is: a HEAD request does not tell them apart."""
     if not url.startswith("s3://"):
@@ -238,9 +248,11 @@ def _no_bucket(url: str) -> bool:
 
 
 def stat(url: str) -> FileEntry | None:
-    """Size and time of a file; None where there is none, or a folder."""
+    """Size and time of a file; None where there is none, or a folder; no bucket is an error."""
     fs, path = filesystem(url)
     info = retried("look for", url, lambda: fs.get_file_info(path))
+    if info.type == pafs.FileType.NotFound:
+        _require_bucket(url)
     if info.type != pafs.FileType.File:
         return None
     return FileEntry(url, int(info.size), info.mtime_ns)

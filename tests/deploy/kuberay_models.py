@@ -12,7 +12,6 @@ class Strict(BaseModel):
 
 class AuthOptions(Strict):
     mode: Literal["disabled", "token"]
-    secretName: str | None = None  # noqa: N815
 
 
 class AutoscalerOptions(Strict):

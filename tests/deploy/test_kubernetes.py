@@ -160,7 +160,7 @@ def test_nothing_runs_as_root_or_without_limits() -> None:
 
 def test_every_ray_process_speaks_tls_and_asks_for_the_token() -> None:
     spec = CLUSTER["spec"]
-    assert spec["authOptions"] == {"mode": "token", "secretName": "clusterray-token"}
+    assert spec["authOptions"] == {"mode": "token"}
     groups = [spec["headGroupSpec"], *spec["workerGroupSpecs"]]
     environments = [g["template"]["spec"]["containers"][0]["env"] for g in groups]
     for environment in [*environments, spec["autoscalerOptions"]["env"]]:
