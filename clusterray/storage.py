@@ -280,9 +280,10 @@ def list_files(url: str, *, suffix: str = "", recursive: bool = True) -> list[Fi
             return []
 
     infos = retried("list", url, listed)
-    base = url.rstrip("/")
+    base, start = url.rstrip("/"), len(path.lstrip("/"))
     found = [
-        FileEntry(base + i.path[len(path) :], int(i.size), i.mtime_ns)
+        # Some filesystems begin their paths with a slash, whatever they were asked for.
+        FileEntry(base + i.path.lstrip("/")[start:], int(i.size), i.mtime_ns)
         for i in infos
         if i.type == pafs.FileType.File
         and i.path.endswith(suffix)
@@ -350,25 +351,59 @@ def free_bytes(url: str) -> int | None:
 
 def remove(url: str) -> None:
     """Remove a file; one that is not there is no error."""
+    s3 = _s3fs(url)
     fs, path = filesystem(url)
 
     def gone() -> None:
         with suppress(FileNotFoundError):
-            fs.delete_file(path)
+            if s3 is None:
+                fs.delete_file(path)
+            else:
+                s3.rm_file(path)
 
-    retried("remove", url, gone)
+    retried("remove", url, lambda: _as_oserror(gone))
 
 
 def remove_folder(url: str) -> None:
     """Remove a folder and all that is in it; one that is not there is no error."""
+    s3 = _s3fs(url)
     fs, path = filesystem(url)
 
     def gone() -> None:
+        if s3 is not None:
+            s3.invalidate_cache()
+            with suppress(FileNotFoundError):
+                s3.rm(path, recursive=True)
+            return
         fs.delete_dir_contents(path, missing_dir_ok=True)
         if fs.get_file_info(path).type == pafs.FileType.Directory:
             fs.delete_dir(path)
 
-    retried("remove", url, gone)
+    retried("remove", url, lambda: _as_oserror(gone))
+
+
+def _s3fs(url: str) -> Any:
+    """The fsspec client for S3 where it is installed, else None.
+
+    pyarrow 26 writes an empty object in place of the folder after each removal, which a server
+    that keeps real folders takes for a file.
+    """
+    _refuse_credentials(url)
+    if not url.startswith("s3://"):
+        return None
+    try:
+        return fsspec.filesystem("s3")
+    except ImportError:
+        return None
+
+
+def _as_oserror(call: Callable[[], T]) -> T:
+    try:
+        return call()
+    except (OSError, pa.ArrowException):
+        raise
+    except Exception as error:  # each scheme has a client library with errors of its own
+        raise OSError(f"{type(error).__name__}: {error}") from error
 
 
 def read_json(url: str) -> Any:

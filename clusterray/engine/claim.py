@@ -134,9 +134,14 @@ class Claim:
 
     def _other(self) -> Holder | None:
         """A live claim of another run, one that holds before one that tries; dead ones go."""
-        entries = storage.list_files(self.folder, suffix=".json")
-        mine = [e for e in entries if self.token in e.url]
-        if not mine:
+        for _ in range(_LOOKS):
+            entries = storage.list_files(self.folder, suffix=".json")
+            mine = [e for e in entries if self.token in e.url]
+            if mine:
+                break
+            # Some servers' listings lag; none may be trusted that does not show what is there.
+            time.sleep(_LOOK_SECONDS)
+        else:
             raise RunError(
                 f"'{storage.redact(self.url)}' was written and is not listed: it was removed, or "
                 "this storage cannot keep two runs apart; run it again"
@@ -163,6 +168,14 @@ def _holder(url: str) -> Holder:
     return Holder(**about, token=token, held=held)
 
 
+def _explain(folder: str) -> None:
+    # Some servers keep folders, and remove one with its last file, whoever is writing into it.
+    url = storage.join(folder, "about.txt")
+    if not storage.exists(url):
+        text = "Claims (*.json) of runs at work. The next run removes one that is not renewed.\n"
+        storage.write_bytes(url, text.encode())
+
+
 @contextmanager
 def claimed(folder: str, *, expires_seconds: float) -> Iterator[Claim | Holder]:
     """Hold the folder inside the block, or be told who does.
@@ -171,6 +184,7 @@ def claimed(folder: str, *, expires_seconds: float) -> Iterator[Claim | Holder]:
     ------
     StorageError : the folder cannot be listed or written.
     """
+    _explain(folder)
     holder: Holder | None = None
     for _ in range(_TRIES):
         claim = Claim(folder, expires_seconds=expires_seconds)

@@ -166,7 +166,7 @@ def test_a_night_that_fails_leaves_the_pointer_and_is_taken_up_again(tiny, tmp_p
         with pytest.raises(RunError, match="no space"):
             nightly(config, now=at(0))
     assert latest(config.paths.nightly) is None
-    assert not list(Path(config.paths.nightly, "claims").iterdir())
+    assert not list(Path(config.paths.nightly, "claims").glob("*.json"))
     assert nightly(config, now=at(0)).done == 3
     assert ranking(config, "2026-11-26") == Path(tiny.paths.ranking, "ranking.parquet").read_bytes()
 
@@ -176,7 +176,7 @@ def test_a_run_that_lost_its_claim_publishes_nothing(tiny, tmp_path, monkeypatch
     real = module.rank
 
     def lose(*args, **named):
-        for claim in Path(config.paths.nightly, "claims").iterdir():
+        for claim in Path(config.paths.nightly, "claims").glob("*.json"):
             claim.unlink()
         return real(*args, **named)
 

@@ -80,7 +80,7 @@ def test_a_night_through_faults_ends_with_the_same_ranking_and_leaves_no_secret(
     assert stands is not None
     ranking = storage.join(remote.paths.nightly, stands.folder, "ranking.parquet")
     assert storage.read_bytes(ranking) == Path(tiny.paths.ranking, "ranking.parquet").read_bytes()
-    assert storage.list_files(f"{remote.paths.nightly}/claims") == []
+    assert storage.list_files(f"{remote.paths.nightly}/claims", suffix=".json") == []
     again = nightly(remote, now=NOW)
     assert (again.done, again.skipped) == (0, 3)
     rank(remote)
