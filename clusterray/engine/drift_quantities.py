@@ -4,7 +4,7 @@ Training keeps their distributions in the bundle; a night measures a sample of i
 """
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +17,7 @@ from clusterray.engine.session import cluster_shape
 from clusterray.engine.stages import read_features
 from clusterray.ensemble import bundle as bundles
 from clusterray.ensemble.drift_reference import summarise
+from clusterray.features import feature_names
 from clusterray.provenance import uniform_for
 from clusterray.sky import shards
 
@@ -104,15 +105,19 @@ def _drawn(new: Sequence[Shard], config: Config) -> list[RowGroup]:
 class _Measure:
     """Actor: one float column per quantity, named group/quantity."""
 
-    def __init__(self, groups: Sequence[RowGroup], settings: FeatureSettings, **about: Any) -> None:
+    def __init__(
+        self, groups: Sequence[RowGroup], settings: FeatureSettings, bands: Sequence[str]
+    ) -> None:
         pa.set_cpu_count(1)
-        self.groups, self.settings, self.about = groups, settings, about
+        self.groups, self.settings, self.bands = groups, settings, bands
+        self.names = feature_names(bands, settings)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         parts = []
         for unit in work.unit_column(table):
             data, _ = read_features(self.groups[unit], settings=self.settings, stage="drift")
-            values = _of_rows(data, shards.numbers(data.column("features")), **self.about)
+            features = shards.numbers(data.column("features"))
+            values = _of_rows(data, features, self.bands, self.names)
             columns = {_SEPARATOR.join(k): v.astype(np.float64) for k, v in values.items()}
             parts.append(pa.table(columns))
         return pa.concat_tables(parts)
@@ -128,7 +133,6 @@ def _sampled(groups: Sequence[RowGroup], config: Config, bundle: bundles.Bundle)
             "groups": list(groups),
             "settings": FeatureSettings.model_validate(bundle.settings["features"]),
             "bands": bundle.bands,
-            "names": bundle.feature_names,
         },
         actors=actors,
         num_cpus=work.cpu_share(cpus, actors),
