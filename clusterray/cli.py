@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from typing import Protocol
 
 from clusterray import __version__, config
 from clusterray.errors import ClusterrayError, ConfigError
@@ -21,7 +22,18 @@ _VERBS = {
     "score": "score every cutout with a bundle",
     "rank": "calibrate the scores into a ranking and write its report",
     "candidates": "measure segments and explain the scores of the ranking's best, for triage",
+    "nightly": "score what is new, rank everything, publish a dated output, measure drift",
+    "doctor": "check storage, bundle, shards and cluster; predict time and cost of scoring",
 }
+
+
+class Outcome(Protocol):
+    """What a verb returns: its text is shown, its exit code returned."""
+
+    @property
+    def exit_code(self) -> int:
+        """0 (ok), or 3 where a configured limit is exceeded; a report of checks also 1 or 2."""
+        ...
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,17 +49,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _refuse_lost_outputs(settings)
         # A verb is the function of its own name in the engine's module of that name; imported
         # late, for Ray and torch take seconds and a misspelt key should not wait for them.
-        run: Callable[[config.Config], object] = getattr(
+        run: Callable[[config.Config], Outcome] = getattr(
             import_module(f"clusterray.engine.{options.verb}"), options.verb
         )
-        print(run(settings), flush=True)
+        outcome = run(settings)
+        print(outcome, flush=True)
+        return outcome.exit_code
     except ClusterrayError as error:
         print(f"clusterray {options.verb}: error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print(f"\nclusterray {options.verb}: stopped; run it again to go on", file=sys.stderr)
         return 130
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:

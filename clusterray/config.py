@@ -16,7 +16,9 @@ __all__ = [
     "Config",
     "FeatureSettings",
     "IngestSettings",
+    "NightlySettings",
     "PathSettings",
+    "PriceSettings",
     "RankSettings",
     "ScoreSettings",
     "SimulateSettings",
@@ -32,6 +34,7 @@ __all__ = [
 Positive = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+DriftGroup = Literal["psf", "depth", "noise", "colour", "feature", "score"]
 
 
 class _Settings(BaseModel):
@@ -67,6 +70,8 @@ class PathSettings(_Settings):
     """What a training run keeps between its steps, so that it can be taken up again."""
     bundle: str = ""
     scores: str = ""
+    nightly: str = ""
+    """Dated rankings of nightly runs, and the pointer to the latest."""
     ranking: str = ""
     candidates: str = ""
 
@@ -83,7 +88,8 @@ class PathSettings(_Settings):
             "catalogue": storage.join(survey, "catalogue.fits"),
             "labels": storage.join(survey, "labels.csv"),
         }
-        for name in ("shards", "features", "training", "bundle", "scores", "ranking", "candidates"):
+        names = ("shards", "features", "training", "bundle", "scores", "ranking")
+        for name in (*names, "candidates", "nightly"):
             defaults[name] = storage.join(root, name)
         for name, default in defaults.items():
             filled[name] = filled.get(name) or default
@@ -235,6 +241,36 @@ class CandidateSettings(_Settings):
     """Diameter of the aperture of the BCG's colours."""
 
 
+class NightlySettings(_Settings):
+    """The unattended run of a night, and the limits beyond which it ends with exit status 3."""
+
+    day_starts_utc_hour: Annotated[float, Field(ge=0, lt=24)] = 12.0
+    """When one night's date ends and the next begins: local noon of the telescope, in UTC."""
+    lock_expires_minutes: PositiveFloat = 5.0
+    """A run that has not renewed its claim for so long is taken for dead."""
+    drift_rows: Positive = 5000
+    """New cutouts whose features, PSF, depth and noise are compared with training."""
+    max_psi: dict[DriftGroup, PositiveFloat] = {}
+    """Largest population stability index, by group of quantities (0.25 is a usual limit)."""
+    max_ks: dict[DriftGroup, PositiveFloat] = {}
+    """Largest Kolmogorov-Smirnov distance, by group of quantities."""
+    min_score_spread: PositiveFloat | None = None
+    """Least interquartile range of the night's stack scores, in units of training's."""
+    max_reject_rate: Fraction | None = None
+    """Of the night's new rows."""
+    max_latency_hours: PositiveFloat | None = None
+    """From the last write of a new shard to the ranking that holds it."""
+
+
+class PriceSettings(_Settings):
+    """What a cluster costs; null where it is not known, and then no price is told."""
+
+    cpu_hour: Annotated[float, Field(ge=0)] | None = None
+    gpu_hour: Annotated[float, Field(ge=0)] | None = None
+    """Of one GPU, without the CPUs beside it."""
+    currency: str = "USD"
+
+
 class TuneSettings(_Settings):
     """The LightGBM-PU sweep."""
 
@@ -255,6 +291,10 @@ class ClusterSettings(_Settings):
     """Empty: RAY_ADDRESS if set (as in a submitted job), else a local cluster."""
     num_cpus: Positive | None = None
     """CPUs of a local cluster; null takes the machine's."""
+    expected_cpus: PositiveFloat | None = None
+    """CPUs that the autoscaler may bring: planned for where fewer stand now."""
+    expected_gpus: PositiveFloat | None = None
+    """GPUs that the autoscaler may bring: planned for where fewer stand now."""
     workers: Positive | None = None
     """Actors per pool; null lets the plan choose."""
     row_groups_per_batch: Positive = 1
@@ -275,6 +315,8 @@ class Config(_Settings):
     score: ScoreSettings = ScoreSettings()
     rank: RankSettings = RankSettings()
     candidates: CandidateSettings = CandidateSettings()
+    nightly: NightlySettings = NightlySettings()
+    prices: PriceSettings = PriceSettings()
     tune: TuneSettings = TuneSettings()
     cluster: ClusterSettings = ClusterSettings()
 

@@ -16,6 +16,8 @@ from clusterray.errors import ContractError, did_you_mean
 __all__ = [
     "BLANK",
     "CATALOGUE",
+    "DRIFT",
+    "DRIFT_REFERENCE",
     "IMAGE_ENCODING",
     "LABELS",
     "REJECTS",
@@ -51,6 +53,8 @@ VERSIONS: Final = {
     "selection": 1,
     "selection_half": 1,
     "selection_kinds": 1,
+    "drift_reference": 1,
+    "drift": 1,
 }
 BLANK: Final = -32768
 """The int16 value of a pixel without data."""
@@ -232,6 +236,39 @@ SELECTION_HALF: Final = _schema(
 """Where a logistic curve in a quantity ("linear" or "log" `scale`) crosses half completeness, with
 its 95 % interval; null where that cannot be said, and then `note` says why. An interval's end that
 is null lies outside the values of the lenses."""
+
+DRIFT_REFERENCE: Final = _schema(
+    "drift_reference",
+    [
+        _field("group", pa.string()),
+        _field("quantity", pa.string()),
+        _field("n", pa.int64()),
+        _field("n_missing", pa.int64()),
+        _field("sorted", pa.list_(pa.float64())),
+    ],
+)
+"""How each quantity is distributed: of `n` values `n_missing` are unknown, and the others stand
+`sorted`, all of them or so many quantiles at equal steps of rank."""
+
+DRIFT: Final = _schema(
+    "drift",
+    [
+        _field("group", pa.string()),
+        _field("quantity", pa.string()),
+        _field("statistic", pa.string()),
+        _field("value", pa.float64(), nullable=True),
+        _field("noise", pa.float64(), nullable=True),
+        _field("limit", pa.float64(), nullable=True),
+        _field("exceeded", pa.bool_()),
+        _field("n_reference", pa.int64(), nullable=True),
+        _field("n_night", pa.int64()),
+        _field("median_reference", pa.float64(), nullable=True),
+        _field("median_night", pa.float64(), nullable=True),
+    ],
+)
+"""One statistic of one quantity of a night's new objects. `noise` is what chance alone stays below
+in 99.9 % of the cases; a limit is `exceeded` by a value beyond both. Null: not measured, or no
+limit configured."""
 
 
 def image_layout(

@@ -3,16 +3,24 @@
 S3 takes its endpoint, region and credentials from the environment or the node's role
 (``AWS_ENDPOINT_URL``, ``AWS_REGION``, ``AWS_ACCESS_KEY_ID``, …), so none of them can enter a
 config, a manifest or a log. A write is whole or absent: one PUT, or write-then-rename on a disk.
+
+What a remote store refuses for the moment (503, throttling, a dropped connection) is tried again,
+six times in all with growing pauses; what it refuses for good is told at once.
 """
 
 import json
 import os
+import random
 import re
+import shutil
+import time
 import uuid
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Final, TypeVar
 
 import fsspec
 import pyarrow as pa
@@ -25,8 +33,10 @@ __all__ = [
     "FileEntry",
     "exists",
     "filesystem",
+    "free_bytes",
     "has_credentials",
     "is_remote",
+    "is_transient",
     "join",
     "list_files",
     "name_of",
@@ -37,11 +47,33 @@ __all__ = [
     "read_json",
     "read_table",
     "redact",
+    "remove",
+    "remove_folder",
+    "retried",
+    "retry_count",
     "stat",
     "write_bytes",
     "write_json",
     "write_table",
 ]
+
+
+T = TypeVar("T")
+
+_ATTEMPTS: Final = 6
+_FIRST_PAUSE_SECONDS: Final = 0.25
+_TRANSIENT: Final = re.compile(
+    r"HTTP (?:status )?(?:429|500|502|503|504)|SLOW_DOWN|SlowDown|SERVICE_UNAVAILABLE|"
+    r"ServiceUnavailable|INTERNAL_FAILURE|InternalError|NETWORK_CONNECTION|curlCode|"
+    r"REQUEST_TIME_?OUT|RequestTimeout|THROTTLING|Throttl|timed? ?out|Connection reset|"
+    r"Connection refused|Broken pipe|Remote end closed|ServerDisconnected|"
+    # The answer to an upload's end was lost; the whole is written again.
+    r"NO_SUCH_UPLOAD|NoSuchUpload",
+    re.IGNORECASE,
+)
+_retries = [0]
+_buckets: set[str] = set()
+"""Those that were seen: a file may be missing from them, and they need not be asked for again."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +157,8 @@ def _remote_filesystem(scheme: str) -> pafs.FileSystem:
     if scheme == "s3":
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-        return pafs.S3FileSystem(endpoint_override=endpoint, region=region)
+        # Delayed: what fits into one part is one PUT, not three requests.
+        return pafs.S3FileSystem(endpoint_override=endpoint, region=region, allow_delayed_open=True)
     try:
         return pafs.PyFileSystem(pafs.FSSpecHandler(fsspec.filesystem(scheme)))
     except (ImportError, ValueError) as error:
@@ -158,6 +191,51 @@ def _failure(verb: str, url: str, error: Exception) -> StorageError:
     return StorageError(f"cannot {verb} '{redact(url)}': {text}")
 
 
+def is_transient(url: str, error: Exception) -> bool:
+    """Whether trying again may help: remote storage that is busy or out of reach."""
+    return is_remote(url) and bool(_TRANSIENT.search(str(error)))
+
+
+def retry_count() -> int:
+    """How often this process has tried something again so far."""
+    return _retries[0]
+
+
+def retried(verb: str, url: str, call: Callable[[], T]) -> T:
+    """The result of `call`, tried again while storage refuses it for the moment.
+
+    Parameters
+    ----------
+    verb : what is being done, for the error: cannot `verb` 'url'.
+    call : may run several times; raises what pyarrow does.
+
+    Raises
+    ------
+    StorageError : naming the object, where it is refused for good or six times.
+    """
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            return call()
+        except (OSError, pa.ArrowException) as error:
+            if not is_transient(url, error):
+                raise _failure(verb, url, error) from error
+            if attempt == _ATTEMPTS:
+                gone = OSError(f"{error} ({_ATTEMPTS} attempts)")
+                raise _failure(verb, url, gone) from error
+            _retries[0] += 1
+            # Spread, so that a hundred actors do not come back together.
+            time.sleep(_FIRST_PAUSE_SECONDS * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))
+    raise AssertionError("unreachable")
+
+
+def _require_bucket(url: str) -> None:
+    bucket = url.removeprefix("s3://").partition("/")[0]
+    if url.startswith("s3://") and bucket not in _buckets:
+        if _no_bucket(url):
+            raise _failure("look for", url, FileNotFoundError())
+        _buckets.add(bucket)
+
+
 def _no_bucket(url: str) -> bool:
     """Whether a file is missing because its bucket is: a HEAD request does not tell them apart."""
     if not url.startswith("s3://"):
@@ -170,12 +248,11 @@ def _no_bucket(url: str) -> bool:
 
 
 def stat(url: str) -> FileEntry | None:
-    """Size and time of a file; None where there is none, or a folder."""
+    """Size and time of a file; None where there is none, or a folder; no bucket is an error."""
     fs, path = filesystem(url)
-    try:
-        info = fs.get_file_info(path)
-    except (OSError, pa.ArrowException) as error:
-        raise _failure("look for", url, error) from error
+    info = retried("look for", url, lambda: fs.get_file_info(path))
+    if info.type == pafs.FileType.NotFound:
+        _require_bucket(url)
     if info.type != pafs.FileType.File:
         return None
     return FileEntry(url, int(info.size), info.mtime_ns)
@@ -192,19 +269,21 @@ def list_files(url: str, *, suffix: str = "", recursive: bool = True) -> list[Fi
     Names that begin with ``.`` are writes that were cut short and are passed over.
     """
     fs, path = filesystem(url)
-    try:
-        infos = fs.get_file_info(
-            pafs.FileSelector(path, recursive=recursive, allow_not_found=not is_remote(url))
-        )
-    except FileNotFoundError as error:
-        if is_remote(url) and "/" not in path:
-            raise _failure("list", url, error) from error
-        return []
-    except (OSError, pa.ArrowException) as error:
-        raise _failure("list", url, error) from error
-    base = url.rstrip("/")
+    selector = pafs.FileSelector(path, recursive=recursive, allow_not_found=not is_remote(url))
+
+    def listed() -> list[Any]:
+        try:
+            return list(fs.get_file_info(selector))
+        except FileNotFoundError:
+            if is_remote(url) and "/" not in path:
+                raise
+            return []
+
+    infos = retried("list", url, listed)
+    base, start = url.rstrip("/"), len(path.lstrip("/"))
     found = [
-        FileEntry(base + i.path[len(path) :], int(i.size), i.mtime_ns)
+        # Some filesystems begin their paths with a slash, whatever they were asked for.
+        FileEntry(base + i.path.lstrip("/")[start:], int(i.size), i.mtime_ns)
         for i in infos
         if i.type == pafs.FileType.File
         and i.path.endswith(suffix)
@@ -216,10 +295,7 @@ def list_files(url: str, *, suffix: str = "", recursive: bool = True) -> list[Fi
 def open_input(url: str) -> pa.NativeFile:
     """Open a file for random access through pyarrow."""
     fs, path = filesystem(url)
-    try:
-        return fs.open_input_file(path)
-    except (OSError, pa.ArrowException) as error:
-        raise _failure("open", url, error) from error
+    return retried("open", url, lambda: fs.open_input_file(path))
 
 
 def open_fsspec(url: str) -> IO[bytes]:
@@ -233,34 +309,101 @@ def open_fsspec(url: str) -> IO[bytes]:
 
 def read_bytes(url: str) -> bytes:
     """The whole of a file."""
-    with open_input(url) as stream:
-        try:
+
+    def whole() -> bytes:
+        with open_input(url) as stream:
             return bytes(stream.read())
-        except (OSError, pa.ArrowException) as error:
-            raise _failure("read", url, error) from error
+
+    return retried("read", url, whole)
 
 
 def write_bytes(url: str, data: bytes | pa.Buffer) -> None:
     """Write a file so that a reader sees all of it or nothing."""
     fs, path = filesystem(url)
+
+    def put() -> None:
+        with fs.open_output_stream(path) as stream:
+            stream.write(data)
+
+    local = isinstance(fs, pafs.LocalFileSystem)
+    retried("write", url, (lambda: _write_local(Path(path), data)) if local else put)
+
+
+def _write_local(target: Path, data: bytes | pa.Buffer) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
     try:
-        if isinstance(fs, pafs.LocalFileSystem):
-            target = Path(path)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            part = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
-            try:
-                with part.open("wb") as stream:
-                    stream.write(data)
-                    stream.flush()
-                    os.fsync(stream.fileno())
-                part.replace(target)
-            finally:
-                part.unlink(missing_ok=True)
-        else:
-            with fs.open_output_stream(path) as stream:
-                stream.write(data)
-    except (OSError, pa.ArrowException) as error:
-        raise _failure("write", url, error) from error
+        with part.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def free_bytes(url: str) -> int | None:
+    """Free space of the disk that holds an existing folder; None for remote storage."""
+    if is_remote(url):
+        return None
+    return shutil.disk_usage(filesystem(url)[1]).free
+
+
+def remove(url: str) -> None:
+    """Remove a file; one that is not there is no error."""
+    s3 = _s3fs(url)
+    fs, path = filesystem(url)
+
+    def gone() -> None:
+        with suppress(FileNotFoundError):
+            if s3 is None:
+                fs.delete_file(path)
+            else:
+                s3.rm_file(path)
+
+    retried("remove", url, lambda: _as_oserror(gone))
+
+
+def remove_folder(url: str) -> None:
+    """Remove a folder and all that is in it; one that is not there is no error."""
+    s3 = _s3fs(url)
+    fs, path = filesystem(url)
+
+    def gone() -> None:
+        if s3 is not None:
+            s3.invalidate_cache()
+            with suppress(FileNotFoundError):
+                s3.rm(path, recursive=True)
+            return
+        fs.delete_dir_contents(path, missing_dir_ok=True)
+        if fs.get_file_info(path).type == pafs.FileType.Directory:
+            fs.delete_dir(path)
+
+    retried("remove", url, lambda: _as_oserror(gone))
+
+
+def _s3fs(url: str) -> Any:
+    """The fsspec client for S3 where it is installed, else None.
+
+    pyarrow 26 writes an empty object in place of the folder after each removal, which a server
+    that keeps real folders takes for a file.
+    """
+    _refuse_credentials(url)
+    if not url.startswith("s3://"):
+        return None
+    try:
+        return fsspec.filesystem("s3")
+    except ImportError:
+        return None
+
+
+def _as_oserror(call: Callable[[], T]) -> T:
+    try:
+        return call()
+    except (OSError, pa.ArrowException):
+        raise
+    except Exception as error:  # each scheme has a client library with errors of its own
+        raise OSError(f"{type(error).__name__}: {error}") from error
 
 
 def read_json(url: str) -> Any:
@@ -295,11 +438,17 @@ def read_table(url: str, *, columns: list[str] | None = None) -> pa.Table:
     ------
     StorageError : the file is missing, truncated or not Parquet.
     """
-    with open_input(url) as stream:
-        try:
-            return pq.ParquetFile(stream).read(columns=columns)
-        except (OSError, pa.ArrowException) as error:
-            raise StorageError(
-                f"'{redact(url)}' is not a readable Parquet file: {error}; "
-                "it may be truncated or of another format"
-            ) from error
+
+    def whole() -> pa.Table:
+        with open_input(url) as stream:
+            try:
+                return pq.ParquetFile(stream).read(columns=columns)
+            except (OSError, pa.ArrowException) as error:
+                if is_transient(url, error):
+                    raise
+                raise StorageError(
+                    f"'{redact(url)}' is not a readable Parquet file: {error}; "
+                    "it may be truncated or of another format"
+                ) from error
+
+    return retried("read", url, whole)

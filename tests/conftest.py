@@ -66,7 +66,7 @@ def _start(rclone: str, folder: Path, key: str, secret: str) -> tuple[subprocess
     pytest.fail("rclone serve s3 did not start")
 
 
-def _forget_clients() -> None:
+def forget_clients() -> None:
     storage._remote_filesystem.cache_clear()
     try:
         import s3fs
@@ -97,11 +97,11 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
             patch.delenv(name, raising=False)
         for name, value in env.items():
             patch.setenv(name, value)
-        _forget_clients()
+        forget_clients()
         try:
             yield S3Server("s3://survey", env)
         finally:
-            _forget_clients()
+            forget_clients()
             server.terminate()
             try:
                 server.wait(timeout=10)

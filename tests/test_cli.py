@@ -9,6 +9,7 @@ import pytest
 from astropy.io import fits
 
 from clusterray import __version__, cli, config, storage
+from clusterray.engine.telemetry import RunSummary
 from clusterray.errors import InputError, RunError
 from clusterray.features.registry import registry
 from clusterray.features.segment_registry import segment_registry
@@ -69,14 +70,21 @@ def test_bad_settings(arguments: list[str], message: str, capsys, tmp_path, monk
     assert captured.out == ""
 
 
+class Done:
+    exit_code = 0
+
+    def __str__(self) -> str:
+        return "rank: all done"
+
+
 def test_a_verb_gets_the_settings_and_its_summary_is_shown(tmp_path, capsys, monkeypatch) -> None:
     path = tmp_path / "run.toml"
     path.write_text("seed = 5\n[paths]\nroot = 'r'\n")
     got: list[config.Config] = []
 
-    def run(settings: config.Config) -> str:
+    def run(settings: config.Config) -> Done:
         got.append(settings)
-        return "rank: all done"
+        return Done()
 
     verb(monkeypatch, "rank", run)
     assert cli.main(["rank", "--config", str(path), "--set", "rank.report_top=3"]) == 0
@@ -190,3 +198,13 @@ def test_a_job_must_not_write_into_its_removed_copy(monkeypatch, capsys):
     # An absolute root passes, and the verb then misses its bundle.
     assert cli.main(["rank", "--set", "paths.root='/nowhere'"]) == 2
     assert "absolute path or a URL" not in capsys.readouterr().err
+
+
+def test_a_limit_exceeded_is_the_exit_code(capsys, monkeypatch) -> None:
+    summary = RunSummary(
+        verb="rank", unit="shards", done=1, skipped=0, rows=1, rejected=0, seconds=1.0, outputs={},
+        exceeded=("psi of the PSF is 0.4, at most 0.25",),
+    )  # fmt: skip
+    verb(monkeypatch, "rank", lambda settings: summary)
+    assert cli.main(["rank"]) == 3
+    assert "limit exceeded: psi of the PSF is 0.4" in capsys.readouterr().out

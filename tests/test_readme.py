@@ -52,8 +52,8 @@ def test_examples_that_need_the_demo_name_what_exists() -> None:
 
 def test_the_settings_example_is_valid() -> None:
     example, *others = blocks("toml")
-    for other in others:
-        config.resolve(tomllib.loads(other))
+    loaded_others = [config.resolve(tomllib.loads(other)) for other in others]
+    assert 36 in [other.nightly.max_latency_hours for other in loaded_others]
     loaded = config.resolve(tomllib.loads(example))
     assert resolve(loaded.survey).band_names == ("g", "r", "i")
     assert loaded.ingest.tile_bands == {"*_HSC-G_*": "g"}
@@ -96,7 +96,7 @@ def test_make_targets_and_variables_exist(command: str) -> None:
 def test_settings_named_in_the_text_exist() -> None:
     known = config.Config()
     sections = ["survey", "paths", "ingest", "train", "score", "rank", "tune", "cluster", "vision"]
-    sections += ["features"]
+    sections += ["features", "simulate", "candidates", "nightly", "prices"]
     named = re.findall(rf"`({'|'.join(sections)})\.(\w+)`", README)
     assert len(named) >= 5
     for section, key in named:

@@ -14,6 +14,8 @@ SCHEMAS = {
     "selection": schema.SELECTION,
     "selection_half": schema.SELECTION_HALF,
     "selection_kinds": schema.SELECTION_KINDS,
+    "drift_reference": schema.DRIFT_REFERENCE,
+    "drift": schema.DRIFT,
     "cutouts": schema.cutouts(BANDS, 16),
     "features": schema.features(("a", "b")),
     "scores": schema.scores(MODELS, embedding_dim=4, attention_dim=9),

@@ -252,3 +252,21 @@ def test_other_schemes_go_through_fsspec() -> None:
     assert storage.read_json(url) == [1]
     assert storage.exists(url)
     assert [storage.name_of(e.url) for e in storage.list_files("memory://folder")] == ["a.json"]
+
+
+def test_listed_urls_of_an_fsspec_store_lead_to_the_files() -> None:
+    url = "memory://listing/a/b.bin"
+    storage.write_bytes(url, b"1")
+    assert [e.url for e in storage.list_files("memory://listing")] == [url]
+    assert [e.url for e in storage.list_files("memory://listing/a/")] == [url]
+    storage.remove(url)
+    storage.remove(url)
+    assert not storage.exists(url)
+
+
+def test_folders_are_removed_with_all_that_is_in_them(tmp_path: Path) -> None:
+    for name in ("a/b.bin", "a/c/d.bin", "e.bin"):
+        storage.write_bytes(f"{tmp_path}/{name}", b"1")
+    storage.remove_folder(f"{tmp_path}/a")
+    storage.remove_folder(f"{tmp_path}/a")
+    assert [p.name for p in tmp_path.iterdir()] == ["e.bin"]

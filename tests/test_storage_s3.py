@@ -89,6 +89,7 @@ def test_missing_file(s3_server, read) -> None:
     "call",
     [
         storage.read_bytes,
+        storage.exists,
         storage.open_fsspec,
         storage.list_files,
         lambda url: storage.list_files(f"{url}/deeper"),

@@ -1,11 +1,20 @@
 """The engine: plans, Ray stages, receipts and resuming. The only package that imports Ray."""
 
 __all__ = [
+    "claim",
+    "costs",
+    "doctor",
+    "drift_quantities",
     "fits",
+    "forecast",
     "ingest",
     "ledger",
     "local_cluster",
+    "metrics",
+    "nightly",
     "plan",
+    "prices",
+    "published",
     "rank",
     "sample",
     "score",

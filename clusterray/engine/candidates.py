@@ -264,7 +264,7 @@ def _run(
         actors = min(config.cluster.workers or max(1, int(cpus)), len(missing))
         share = work.cpu_share(cpus, actors)
         stage = work.Stage("candidates", _Candidates, arguments, actors=actors, num_cpus=share)
-        for table in work.run(len(missing), [stage]):
+        for table in work.run(len(missing), [stage], verb="candidates"):
             seconds += sum(table.column("seconds").to_pylist())
             done = sum(table.column("rows").to_pylist())
             rows += done

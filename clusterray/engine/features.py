@@ -84,7 +84,9 @@ def features(config: Config) -> RunSummary:
             }
             share = work.cpu_share(cpus, actors)
             stage = work.Stage("features", _Features, arguments, actors=actors, num_cpus=share)
-            for table in work.run(len(missing), [stage]):
+            for table in work.run(
+                len(missing), [stage], verb="features", rows=[g.rows for g in missing]
+            ):
                 done = sum(table.column("rows").to_pylist())
                 rows += done
                 seconds += sum(table.column("seconds").to_pylist())

@@ -322,7 +322,7 @@ def _cut(
         stage = work.Stage(
             "cut", _CutShard, arguments, actors=actors, num_cpus=work.cpu_share(cpus, actors)
         )
-        for table in work.run(len(units), [stage]):
+        for table in work.run(len(units), [stage], verb="ingest"):
             progress.advance(table.num_rows, rows=sum(table.column("rows").to_pylist()))
             busy += sum(table.column("seconds").to_pylist())
     return busy

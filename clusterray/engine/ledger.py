@@ -27,6 +27,7 @@ __all__ = [
     "read_key",
     "read_record",
     "read_shard",
+    "refuse_other_run",
     "write_rejects",
 ]
 
@@ -192,6 +193,19 @@ def open_run(folder: str, key: Mapping[str, Any], *, config: Config, verb: str) 
     ------
     RunError : the folder holds another run; the message lists what differs.
     """
+    if not refuse_other_run(folder, key, verb=verb):
+        about = {"verb": verb, "key": dict(key), "config": config.dump(), **provenance()}
+        storage.write_json(storage.join(folder, _RUN_FILE), about)
+    return digest(dict(key))
+
+
+def refuse_other_run(folder: str, key: Mapping[str, Any], *, verb: str) -> bool:
+    """Whether the folder holds a run of this key; False where it holds none.
+
+    Raises
+    ------
+    RunError : it holds another run; the message lists what differs.
+    """
     standing = read_key(folder)
     if standing is not None:
         differing = [
@@ -204,10 +218,7 @@ def open_run(folder: str, key: Mapping[str, Any], *, config: Config, verb: str) 
                 f"'{storage.redact(folder)}' holds another {verb} run ({'; '.join(differing)}); "
                 "choose another output path, or remove that folder to replace it"
             )
-    else:
-        about = {"verb": verb, "key": dict(key), "config": config.dump(), **provenance()}
-        storage.write_json(storage.join(folder, _RUN_FILE), about)
-    return digest(dict(key))
+    return standing is not None
 
 
 def _short(value: Any) -> str:

@@ -12,7 +12,7 @@ from pyarrow import csv
 
 from clusterray import schema, storage
 from clusterray.config import Config, FeatureSettings
-from clusterray.engine.ledger import Receipt, read_key
+from clusterray.engine.ledger import Receipt, Shard, read_key
 from clusterray.engine.telemetry import RunSummary
 from clusterray.ensemble import bundle as bundles
 from clusterray.ensemble.posterior import PosteriorEnsemble
@@ -22,7 +22,8 @@ from clusterray.provenance import data_fingerprint, provenance
 from clusterray.rank import ranking, selection, selection_page
 from clusterray.rank import report as report_page
 from clusterray.rank.discovery import shortlist, unlike_known
-from clusterray.sky import catalogue, shards
+from clusterray.sky import catalogue
+from clusterray.sky import shards as sky_shards
 from clusterray.sky.thumbnails import Thumbnail
 
 __all__ = ["rank", "report"]
@@ -30,10 +31,14 @@ __all__ = ["rank", "report"]
 _SELECTION_PAGE = "selection.html"
 
 
-def rank(config: Config) -> RunSummary:
+def rank(config: Config, *, shards: Sequence[Shard] | None = None) -> RunSummary:
     """Rank `paths.scores` with `paths.bundle`; write the tables and report to `paths.ranking`.
 
     Only ids, positions and scores are read, but for the pixels of the candidates shown.
+
+    Parameters
+    ----------
+    shards : those to rank, as they stood when they were listed; None takes all that stand now.
 
     Raises
     ------
@@ -45,7 +50,7 @@ def rank(config: Config) -> RunSummary:
     bundle = bundles.load(config.paths.bundle)
     key = _run_key(config, bundle)
     truth = _truth(config)
-    receipts, notes = _current(Receipt.read_all(config.paths.scores), config)
+    receipts, notes = _current(Receipt.read_all(config.paths.scores), config, shards)
     scores = _read_scores(receipts, config, bundle.models)
     logits = _logits(scores, bundle.models)
     posterior = _posterior(config, bundle)
@@ -155,7 +160,9 @@ def _truth(config: Config) -> pa.Table | None:
     return schema.check(storage.read_table(url), schema.TRUTH, where=where)
 
 
-def _current(receipts: Sequence[Receipt], config: Config) -> tuple[list[Receipt], tuple[str, ...]]:
+def _current(
+    receipts: Sequence[Receipt], config: Config, shards: Sequence[Shard] | None
+) -> tuple[list[Receipt], tuple[str, ...]]:
     """Receipts of the shards that stand now, and a note on those of shards that are gone.
 
     Raises
@@ -163,8 +170,11 @@ def _current(receipts: Sequence[Receipt], config: Config) -> tuple[list[Receipt]
     InputError : a shard is not scored to its end.
     """
     folder = config.paths.shards
-    entries = storage.list_files(folder, suffix=".parquet", recursive=False)
-    there = {(storage.name_of(e.url).removesuffix(".parquet"), e.size) for e in entries}
+    if shards is None:
+        entries = storage.list_files(folder, suffix=".parquet", recursive=False)
+        there = {(storage.name_of(e.url).removesuffix(".parquet"), e.size) for e in entries}
+    else:
+        there = {(s.name, s.size) for s in shards}
     kept = [r for r in receipts if (r.shard, r.size) in there]
     unscored = sorted(name for name, _ in there - {(r.shard, r.size) for r in kept})
     if unscored or not kept:
@@ -276,12 +286,12 @@ def _thumbnails(top: pa.Table, config: Config) -> dict[str, Thumbnail]:
     found: dict[str, Thumbnail] = {}
     for shard, ids in wanted.items():
         url = storage.join(config.paths.shards, f"{shard}.parquet")
-        for index in range(len(shards.describe(url)["row_groups"])):
-            table = shards.read_row_group(url, index, raw=True)
+        for index in range(len(sky_shards.describe(url)["row_groups"])):
+            table = sky_shards.read_row_group(url, index, raw=True)
             table = table.filter(pc.is_in(table["object_id"], pa.array(sorted(ids))))
             if not table.num_rows:
                 continue
-            batch = shards.batch(table)
+            batch = sky_shards.batch(table)
             for i, object_id in enumerate(batch.object_id):
                 found[str(object_id)] = Thumbnail(batch.cutouts_nchw[i], batch.noise_sigma[i])
     return found

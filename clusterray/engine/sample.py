@@ -144,7 +144,7 @@ def gather(choice: Choice, url: str, *, config: Config) -> int:
         num_cpus=work.cpu_share(cpus, actors),
     )
     progress = Progress("features", len(missing), unit="row groups")
-    for table in work.run(len(missing), [stage]):
+    for table in work.run(len(missing), [stage], verb="train", rows=[g.rows for g in missing]):
         progress.advance(table.num_rows, rows=sum(table.column("rows").to_pylist()))
     return len(missing)
 

@@ -3,21 +3,25 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from clusterray import schema, storage
 from clusterray.config import Config, FeatureSettings
 from clusterray.engine import work
+from clusterray.engine.costs import MeasuredCosts, of_run, read_costs
+from clusterray.engine.forecast import foresee, spent
 from clusterray.engine.ledger import Receipt, RowGroup, Shard, count_rejects, open_run
-from clusterray.engine.plan import Pools, StageCosts, list_shards, missing_row_groups, plan_pools
-from clusterray.engine.session import cluster_shape, session
+from clusterray.engine.metrics import RunMeters
+from clusterray.engine.plan import Pools, list_shards, missing_row_groups
+from clusterray.engine.session import planned_shape, session
 from clusterray.engine.stages import FinishStage, ReadStage, VitStage
 from clusterray.engine.telemetry import Progress, RunSummary
 from clusterray.ensemble import bundle as bundles
 from clusterray.errors import ConfigError, RunError
 
-__all__ = ["SCORING_VERSION", "run_key", "score"]
+__all__ = ["SCORING_VERSION", "check_survey", "device_of", "run_key", "score"]
 
 SCORING_VERSION: Final = 1
 """Raise it when a change to the code changes scores."""
@@ -34,8 +38,17 @@ def run_key(config: Config, bundle: bundles.Bundle, *, device: str) -> dict[str,
     }
 
 
-def score(config: Config) -> RunSummary:
+def device_of(bundle: bundles.Bundle, gpus: float) -> str:
+    """Class of device that a cluster with so many GPUs scores on."""
+    return "cuda" if gpus >= 1 and "vit" in bundle.models else "cpu"
+
+
+def score(config: Config, *, shards: Sequence[Shard] | None = None) -> RunSummary:
     """Score `paths.shards` with `paths.bundle` into `paths.scores`; do only what is missing.
+
+    Parameters
+    ----------
+    shards : as they stood when they were listed; None lists them now.
 
     Raises
     ------
@@ -46,49 +59,89 @@ def score(config: Config) -> RunSummary:
     """
     start = time.monotonic()
     bundle = bundles.load(config.paths.bundle)
-    _check_survey(config, bundle)
-    shards = list_shards(
-        config.paths.shards,
-        bands=bundle.bands,
-        size_px=bundle.size_px,
-        pixel_scale_arcsec=bundle.pixel_scale_arcsec,
-    )
+    check_survey(config, bundle)
+    if shards is None:
+        shards = list_shards(
+            config.paths.shards,
+            bands=bundle.bands,
+            size_px=bundle.size_px,
+            pixel_scale_arcsec=bundle.pixel_scale_arcsec,
+        )
     folder = config.paths.scores
     outputs = storage.join(folder, "rows")
     with session(config.cluster):
-        cpus, gpus = cluster_shape()
-        device = "cuda" if gpus >= 1 and "vit" in bundle.models else "cpu"
+        shape = planned_shape(config.cluster)
+        device = device_of(bundle, shape[1])
         open_run(folder, run_key(config, bundle, device=device), config=config, verb="score")
         missing, skipped = missing_row_groups(shards, outputs)
-        busy: Counter[str] = Counter()
+        measured = read_costs(folder, bundle=bundle.digest, device=device)
+        outlook = foresee(missing, config, bundle.models, shape=shape, measured=measured)
+        worked = _Worked()
         if missing:
-            pools = plan_pools(
-                cpus,
-                gpus,
-                costs=StageCosts(),
-                units=len(missing),
-                workers=config.cluster.workers,
-            )
-            busy = _score_row_groups(missing, config, bundle, pools)
+            worked = _score_row_groups(missing, config, bundle, outlook.pools, shape=shape)
+            worked.costs(cpus=shape[0], bundle=bundle.digest, device=device).write(folder)
     receipts = _receipts(shards, folder)
     rejected = sum(r.rejected for r in receipts)
+    seconds = time.monotonic() - start
+    predicted = outlook.predicted
+    actual = spent(seconds, shape=shape, bytes_read=predicted.bytes_read, prices=config.prices)
     summary = RunSummary(
         verb="score",
         unit="row groups",
         done=len(missing),
         skipped=skipped,
-        rows=sum(g.rows for g in missing),
+        rows=worked.rows,
         rejected=rejected,
-        seconds=time.monotonic() - start,
+        seconds=seconds,
         outputs={"scores": folder},
-        stage_seconds={name: round(s, 2) for name, s in busy.items()},
+        stage_seconds={name: round(s, 2) for name, s in worked.busy.items()},
+        forecast={
+            "predicted": predicted.to_json(),
+            "actual": actual.to_json(),
+            "source": outlook.source,
+        },
+        notes=(f"predicted {predicted} ({outlook.source})", f"actual {actual}") if missing else (),
     )
     summary.write(storage.join(folder, "summary.json"))
     _check_rejects(rejected, sum(s.rows for s in shards), config)
     return summary
 
 
-def _check_survey(config: Config, bundle: bundles.Bundle) -> None:
+@dataclass
+class _Worked:
+    """What the row groups of a run took; `first_seconds` until the first one was done."""
+
+    busy: Counter[str] = field(default_factory=Counter)
+    rows: int = 0
+    seconds: float = 0.0
+    first_seconds: float = 0.0
+    first_busy: float = 0.0
+
+    def add(self, answer: Mapping[str, Any], *, seconds: float) -> None:
+        """Count the answer that came after so many seconds."""
+        busy = json.loads(answer["seconds"])
+        self.busy.update(busy)
+        self.rows += answer["scored"] + answer["rejected"]
+        self.seconds = seconds
+        if not self.first_seconds:
+            self.first_seconds, self.first_busy = seconds, sum(busy.values())
+
+    def costs(self, *, cpus: float, bundle: str, device: str) -> MeasuredCosts:
+        """What a cutout costs in each stage."""
+        startup = max(0.0, self.first_seconds - self.first_busy)
+        return of_run(
+            self.busy,
+            rows=max(self.rows, 1),
+            working_seconds=self.seconds - startup,
+            startup_seconds=startup,
+            cpus=cpus,
+            bundle=bundle,
+            device=device,
+        )
+
+
+def check_survey(config: Config, bundle: bundles.Bundle) -> None:
+    """Refuse survey settings other than those the bundle was trained on (ConfigError)."""
     # A survey's name is not compared: what it stands for may be set value by value.
     asked = config.survey
     for name, got, want in (
@@ -104,8 +157,13 @@ def _check_survey(config: Config, bundle: bundles.Bundle) -> None:
 
 
 def _score_row_groups(
-    groups: Sequence[RowGroup], config: Config, bundle: bundles.Bundle, pools: Pools
-) -> Counter[str]:
+    groups: Sequence[RowGroup],
+    config: Config,
+    bundle: bundles.Bundle,
+    pools: Pools,
+    *,
+    shape: tuple[float, float],
+) -> _Worked:
     settings, url = config.score, config.paths.bundle
     has_vit = "vit" in bundle.models
     features = FeatureSettings.model_validate(bundle.settings["features"])
@@ -141,12 +199,21 @@ def _score_row_groups(
     if not has_vit:
         del stages[1]
     progress = Progress("score", len(groups), unit="row groups")
-    busy: Counter[str] = Counter()
-    for table in work.run(len(groups), stages, units_per_batch=config.cluster.row_groups_per_batch):
+    worked, start = _Worked(), time.monotonic()
+    meters = RunMeters("score", units=len(groups), shape=shape, prices=config.prices)
+    tables = work.run(
+        len(groups),
+        stages,
+        verb="score",
+        units_per_batch=config.cluster.row_groups_per_batch,
+        rows=[group.rows for group in groups],
+    )
+    for table in tables:
         for answer in table.to_pylist():
+            meters.advance(rejected=answer["rejected"])
             progress.advance(rows=answer["scored"] + answer["rejected"])
-            busy.update(json.loads(answer["seconds"]))
-    return busy
+            worked.add(answer, seconds=time.monotonic() - start)
+    return worked
 
 
 def _receipts(shards: Sequence[Shard], folder: str) -> list[Receipt]:

@@ -13,7 +13,7 @@ from clusterray.config import ClusterSettings
 from clusterray.errors import RunError
 from clusterray.provenance import COMMIT_ENV, git_state
 
-__all__ = ["cluster_shape", "session"]
+__all__ = ["cluster_shape", "planned_shape", "session"]
 
 _FORWARDED = (
     "AWS_ENDPOINT_URL",
@@ -82,3 +82,9 @@ def cluster_shape() -> tuple[float, float]:
     """CPUs and GPUs of the cluster that is joined."""
     resources = ray.cluster_resources()
     return float(resources.get("CPU", 0.0)), float(resources.get("GPU", 0.0))
+
+
+def planned_shape(settings: ClusterSettings) -> tuple[float, float]:
+    """CPUs and GPUs to plan for: what stands, or what the autoscaler may bring if that is more."""
+    cpus, gpus = cluster_shape()
+    return max(cpus, settings.expected_cpus or 0.0), max(gpus, settings.expected_gpus or 0.0)

@@ -247,7 +247,7 @@ def _run(units: Sequence[Unit], plan: _Plan, config: Config) -> float:
             actors=actors,
             num_cpus=work.cpu_share(cpus, actors),
         )
-        for table in work.run(len(units), [stage]):
+        for table in work.run(len(units), [stage], verb="simulate"):
             progress.advance(table.num_rows, rows=sum(table.column("rows").to_pylist()))
             busy += sum(table.column("seconds").to_pylist())
     return busy

@@ -17,7 +17,9 @@ class RunSummary:
 
     `done` and `skipped` count units of work (row groups, tiles, …) made now and found made
     before; `rows` counts objects handled now, `rejected` all those in the rejects table.
-    `stage_seconds` is the busy time of each stage, summed over its actors.
+    `stage_seconds` is the busy time of each stage, summed over its actors; `forecast` what was
+    predicted and what it came to, where that is known; `exceeded` the configured limits, such as
+    those on drift, that the result lies beyond.
     """
 
     verb: str
@@ -30,6 +32,13 @@ class RunSummary:
     outputs: dict[str, str]
     stage_seconds: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    forecast: dict[str, Any] = field(default_factory=dict)
+    exceeded: tuple[str, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """3 where a limit is exceeded, else 0."""
+        return 3 if self.exceeded else 0
 
     @property
     def rows_per_second(self) -> float:
@@ -66,6 +75,7 @@ class RunSummary:
             lines.append(f"  busiest stage: {self.bottleneck} ({busy})")
         lines += [f"  {name}: {storage.redact(url)}" for name, url in self.outputs.items()]
         lines += [f"  note: {note}" for note in self.notes]
+        lines += [f"  limit exceeded: {text}" for text in self.exceeded]
         return "\n".join(lines)
 
 

@@ -15,6 +15,7 @@ import ray
 
 from clusterray import storage
 from clusterray.config import Config
+from clusterray.engine import drift_quantities
 from clusterray.engine import sample as samples
 from clusterray.engine.diagnostics import diagnose
 from clusterray.engine.fits import (
@@ -281,6 +282,7 @@ class Training:
             lightgbm_text=self._artefact("lightgbm.txt").decode() if has_lightgbm else None,
             vit=self._network() if has_vit else None,
             anomaly=self._anomaly(),
+            drift_reference=drift_quantities.of_training(self, logits, stack),
             notes=notes,
             diagnostics=diagnose(
                 self.context(), posterior, stack=stack, features=self.sample.features

@@ -15,6 +15,7 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset
 from ray.exceptions import RayTaskError
 
 from clusterray import errors
+from clusterray.engine.metrics import metered
 from clusterray.errors import ClusterrayError, RunError
 
 __all__ = ["Stage", "cpu_share", "run", "unit_column", "unwrap"]
@@ -51,8 +52,20 @@ def unit_column(table: pa.Table) -> list[int]:
     return [int(v) for v in table.column(_UNIT).to_pylist()]
 
 
-def run(n_units: int, stages: Sequence[Stage], *, units_per_batch: int = 1) -> Iterator[pa.Table]:
+def run(
+    n_units: int,
+    stages: Sequence[Stage],
+    *,
+    verb: str,
+    units_per_batch: int = 1,
+    rows: Sequence[int] | None = None,
+) -> Iterator[pa.Table]:
     """Send units 0 … n_units−1 through the stages; yield the last stage's tables as they come.
+
+    Parameters
+    ----------
+    verb : which run this is, for its metrics.
+    rows : cutouts in each unit, for the same; None where units are not row groups.
 
     Raises
     ------
@@ -67,7 +80,7 @@ def run(n_units: int, stages: Sequence[Stage], *, units_per_batch: int = 1) -> I
     dataset: Dataset = ray.data.from_items(units, override_num_blocks=n_units)
     for stage in stages:
         dataset = dataset.map_batches(
-            stage.actor,
+            metered(stage.actor, verb=verb, stage=stage.name, rows=rows),
             fn_constructor_kwargs=dict(stage.arguments),
             batch_size=units_per_batch,
             batch_format="pyarrow",

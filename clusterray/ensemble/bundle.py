@@ -5,6 +5,7 @@ SHA-256, and one digest over all that changes an output (not over dates, commits
 run keys are made of. Nothing in a bundle is pickled.
 """
 
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,13 +16,15 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from numpy.typing import ArrayLike
 from scipy.spatial import cKDTree
 
-from clusterray import storage
+from clusterray import schema, storage
 from clusterray.ensemble.manifest import (
     ANOMALY,
     DIAGNOSTICS,
+    DRIFT,
     FORMAT,
     FORMAT_VERSION,
     MANIFEST,
@@ -125,6 +128,14 @@ class Bundle:
         from clusterray.vision.anomaly import AnomalyModel
 
         return AnomalyModel.load(self.files[ANOMALY]) if ANOMALY in self.files else None
+
+    @cached_property
+    def drift_reference(self) -> pa.Table | None:
+        """Distributions of the training rows, a `schema.DRIFT_REFERENCE` table; None without."""
+        if DRIFT not in self.files:
+            return None
+        table = pq.ParquetFile(io.BytesIO(self.files[DRIFT])).read()
+        return schema.check(table, schema.DRIFT_REFERENCE, where=f"bundle '{self.url}': {DRIFT}")
 
     @property
     def lightgbm_text(self) -> str:
@@ -261,6 +272,7 @@ def save(
     lightgbm_text: str | None = None,
     vit: "LensViT | None" = None,
     anomaly: "AnomalyModel | None" = None,
+    drift_reference: pa.Table | None = None,
     notes: Sequence[str] = (),
     diagnostics: Mapping[str, Any] | None = None,
 ) -> Bundle:
@@ -275,6 +287,7 @@ def save(
     settings : plain values that change a score.
     oof : see `manifest.oof_schema`; any row order.
     stacker, calibrator, posterior, prior : what their `to_json` returned.
+    drift_reference : a `schema.DRIFT_REFERENCE` table of the training rows; changes no score.
     notes : stated degradations, for people.
     diagnostics : what training measured of itself, plain values.
 
@@ -299,6 +312,8 @@ def save(
         files["vit.safetensors"], files["vit.json"] = vit.save(), _json(vit.architecture())
     if anomaly is not None:
         files[ANOMALY] = anomaly.save()
+    if drift_reference is not None:
+        files[DRIFT] = storage.parquet_bytes(drift_reference).to_pybytes()
     table = check_oof(where, oof, models)
     files[OOF] = storage.parquet_bytes(table).to_pybytes()
     manifest: dict[str, Any] = {

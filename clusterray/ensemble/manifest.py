@@ -18,6 +18,7 @@ from clusterray.provenance import digest
 __all__ = [
     "ANOMALY",
     "DIAGNOSTICS",
+    "DRIFT",
     "FORMAT",
     "FORMAT_VERSION",
     "MANIFEST",
@@ -42,6 +43,7 @@ OOF: Final = "oof.parquet"
 NOTES: Final = "notes.json"
 DIAGNOSTICS: Final = "diagnostics.json"
 ANOMALY: Final = "anomaly.safetensors"
+DRIFT: Final = "drift.parquet"
 STATES: Final = {
     "stacker": "stacker.json",
     "calibrator": "calibrator.json",
@@ -130,7 +132,7 @@ def _check_files_named(where: str, manifest: Mapping[str, Any]) -> None:
         raise BundleError(
             f"bundle '{where}': {MANIFEST} does not list '{absent[0]}'; {TRAIN_AGAIN}"
         )
-    allowed = {*needed, ANOMALY}
+    allowed = {*needed, ANOMALY, DRIFT}
     foreign = [n for n in manifest["files"] if n not in allowed]
     if foreign:
         raise BundleError(f"bundle '{where}': {MANIFEST} lists '{foreign[0]}', no file of a bundle")
@@ -138,7 +140,8 @@ def _check_files_named(where: str, manifest: Mapping[str, Any]) -> None:
 
 def content_digest(manifest: Mapping[str, Any], files: Mapping[str, bytes], oof: pa.Table) -> str:
     """Digest of what changes an output: the Parquet file counts by its values, not its bytes."""
-    content = {n: digest(d) for n, d in files.items() if n not in (OOF, NOTES, DIAGNOSTICS)}
+    beside = (OOF, NOTES, DIAGNOSTICS, DRIFT)
+    content = {n: digest(d) for n, d in files.items() if n not in beside}
     values = hashlib.sha256()
     for name in oof.column_names:
         values.update(name.encode() + b"\0")

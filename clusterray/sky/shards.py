@@ -30,6 +30,7 @@ __all__ = [
     "encode",
     "from_planes",
     "layout",
+    "numbers",
     "pixels",
     "planes",
     "read",
@@ -262,7 +263,7 @@ def _decode(table: pa.Table, spec: dict[str, Any], *, out: npt.NDArray[Any]) -> 
     if out.dtype == np.int16:
         from_planes(stored, shape, out=out)
     else:
-        step = _numbers(table.column("step"))
+        step = numbers(table.column("step"))
         scratch = np.empty((_ROWS_IN_CACHE, *shape), np.int16)
         for start in range(0, len(stored), _ROWS_IN_CACHE):
             rows = slice(start, start + _ROWS_IN_CACHE)
@@ -272,7 +273,7 @@ def _decode(table: pa.Table, spec: dict[str, Any], *, out: npt.NDArray[Any]) -> 
 
 
 def _batch(table: pa.Table, spec: dict[str, Any], images: npt.NDArray[Any]) -> CutoutBatch:
-    named = {name: _numbers(table.column(name)) for name in table.column_names}
+    named = {name: numbers(table.column(name)) for name in table.column_names}
     return CutoutBatch(
         object_id=named.pop("object_id"),
         cutouts_nchw=images,
@@ -284,7 +285,8 @@ def _batch(table: pa.Table, spec: dict[str, Any], images: npt.NDArray[Any]) -> C
     )
 
 
-def _numbers(column: pa.ChunkedArray) -> npt.NDArray[Any]:
+def numbers(column: pa.ChunkedArray) -> npt.NDArray[Any]:
+    """Values of a column, (n,) or (n, width) of a fixed-size list; NaN where a list is null."""
     values = column.combine_chunks()
     if not pa.types.is_fixed_size_list(values.type):
         return values.to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
@@ -297,12 +299,17 @@ def _numbers(column: pa.ChunkedArray) -> npt.NDArray[Any]:
 
 @contextmanager
 def _opened(path: str) -> Iterator[tuple[pq.ParquetFile, dict[str, Any]]]:
-    """Open a shard; whatever goes wrong while reading it becomes a StorageError."""
+    """Open a shard; what goes wrong while reading it becomes a StorageError, but for what may pass.
+
+    That is for `storage.retried`, around the block.
+    """
     with storage.open_input(path) as stream:
         try:
             file = pq.ParquetFile(stream, pre_buffer=True)
             yield file, layout(file.schema_arrow, where=storage.redact(path))
         except (OSError, pa.ArrowException) as error:
+            if storage.is_transient(path, error):
+                raise
             raise StorageError(
                 f"'{storage.redact(path)}' is not a readable Parquet file: {error}; "
                 "it may be truncated or of another format"
@@ -327,6 +334,10 @@ def read(path: str, *, integers: bool = False) -> CutoutBatch:
     StorageError : the file is missing, truncated or not Parquet.
     ContractError : Parquet, but not a cutout shard, or one of another version; repeated ids.
     """
+    return storage.retried("read", path, lambda: _read(path, integers=integers))
+
+
+def _read(path: str, *, integers: bool) -> CutoutBatch:
     with _opened(path) as (file, spec):
         shape = (file.metadata.num_rows, *_shape(spec))
         images = np.empty(shape, np.int16 if integers else np.float32)
@@ -358,14 +369,18 @@ def read_row_group(path: str, index: int, *, raw: bool = False) -> CutoutBatch |
     InputError : the shard has no such row group.
     StorageError, ContractError : as `read`.
     """
+    table = storage.retried("read", path, lambda: _read_one(path, index))
+    return table if raw else batch(table)
+
+
+def _read_one(path: str, index: int) -> pa.Table:
     with _opened(path) as (file, spec):
         if not 0 <= index < file.num_row_groups:
             raise InputError(
                 f"{storage.redact(path)}: row group {index} asked for, "
                 f"it has {file.num_row_groups} (from 0)"
             )
-        table = _row_group(file, index, spec, path)
-    return table if raw else batch(table)
+        return _row_group(file, index, spec, path)
 
 
 def describe(path: str) -> dict[str, Any]:
@@ -382,6 +397,10 @@ def describe(path: str) -> dict[str, Any]:
     ------
     StorageError, ContractError : as `read`.
     """
+    return storage.retried("read", path, lambda: _describe(path))
+
+
+def _describe(path: str) -> dict[str, Any]:
     with _opened(path) as (file, spec):
         meta = file.metadata
         groups = [meta.row_group(i) for i in range(meta.num_row_groups)]

@@ -26,19 +26,21 @@ class Echo:
 @pytest.mark.parametrize("per_batch", [1, 3])
 def test_every_unit_comes_back_once(per_batch):
     stages = [work.Stage("a", Echo, num_cpus=0.5), work.Stage("b", Echo, num_cpus=0.5)]
-    found = [r for t in work.run(7, stages, units_per_batch=per_batch) for r in t.to_pylist()]
+    found = [
+        r for t in work.run(7, stages, verb="t", units_per_batch=per_batch) for r in t.to_pylist()
+    ]
     assert sorted(r["unit"] for r in found) == list(range(7))
     assert max(r["batch"] for r in found) <= per_batch
 
 
 def test_own_error_comes_out_of_a_worker_as_it_went_in():
     with pytest.raises(ContractError, match=r"^shard 00042: column 'image' is wrong; ingest it"):
-        list(work.run(3, [work.Stage("a", Echo, {"refuse": 1}, num_cpus=0.5)]))
+        list(work.run(3, [work.Stage("a", Echo, {"refuse": 1}, num_cpus=0.5)], verb="t"))
 
 
 def test_foreign_error_keeps_its_last_line():
     with pytest.raises(RunError, match=r"a worker failed: .*division by zero in band 2"):
-        list(work.run(3, [work.Stage("a", Echo, {"crash": 1}, num_cpus=0.5)]))
+        list(work.run(3, [work.Stage("a", Echo, {"crash": 1}, num_cpus=0.5)], verb="t"))
 
 
 def test_progress_in_a_log_says_rate_and_end():

@@ -12,6 +12,7 @@ import torch
 
 from clusterray.config import VisionSettings
 from clusterray.ensemble import bundle
+from clusterray.ensemble.drift_reference import summarise
 from clusterray.errors import BundleError
 from clusterray.vision import anomaly, vit
 
@@ -332,3 +333,15 @@ def test_the_models_of_a_bundle_are_built_from_their_states(tmp_path):
     np.testing.assert_allclose(read.calibrator.predict_proba(eta), 1 / (1 + np.exp(-6.5)))
     p, low, high = read.posterior.interval(np.array([[1.0, 2.0]]))
     assert low <= p <= high
+
+
+def test_the_drift_reference_comes_back_and_changes_no_score(saved, tmp_path):
+    assert saved[1].drift_reference is None
+    reference = summarise({("psf", "psf_fwhm_arcsec_g"): [0.7, 0.8, float("nan")]})
+    url = str(tmp_path / "b")
+    made = bundle.save(url, **contents(drift_reference=reference))
+    assert made.digest == saved[1].digest
+    assert bundle.load(url).drift_reference.equals(reference)
+    (tmp_path / "b" / "drift.parquet").write_bytes(b"other")
+    with pytest.raises(BundleError, match=r"'drift\.parquet' was altered"):
+        bundle.load(url)
