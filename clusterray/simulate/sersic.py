@@ -11,7 +11,7 @@ import numpy as np
 from lenstronomy.LightModel.Profiles.sersic import SersicElliptic
 from numba import njit
 from numpy.typing import NDArray
-from scipy.special import gammainc
+from scipy.special import gamma, gammainc
 
 from clusterray.simulate.galaxies import Galaxies
 from clusterray.simulate.lensing import LensPlane
@@ -20,8 +20,11 @@ __all__ = ["TRUNCATION", "add_galaxies", "add_lensed", "amplitudes", "reach_arcs
 
 Floats = NDArray[np.float64]
 Canvas = NDArray[np.float32]
-TRUNCATION: Final = 6.0
+TRUNCATION: Final = 8.0
 """Profiles end at this many effective radii; all of the flux lies inside."""
+_FADES_FROM: Final = 4.0
+"""They fade from here, for an edge would show around bright galaxies."""
+_FADE_AT, _FADE_WEIGHT = np.polynomial.legendre.leggauss(24)
 _LENSTRONOMY: Final = SersicElliptic()
 # A part of a sample is this small against its distance from the centre, or against r_eff.
 _FINENESS: Final = 0.3
@@ -37,7 +40,11 @@ def reach_arcsec(galaxies: Galaxies) -> Floats:
 
 
 def amplitudes(galaxies: Galaxies) -> Floats:
-    """(n,) surface brightness at r_eff, per square arcsec, of galaxies of unit flux."""
+    """(n,) surface brightness at r_eff, per square arcsec, of galaxies of unit flux.
+
+    The share of a whole Sérsic profile's flux that is left is the incomplete gamma function where
+    it does not fade (Graham & Driver 2005, eq. 2), and Gauss–Legendre beyond.
+    """
     n, b_n = galaxies.n_sersic, _b_n(galaxies)
     total = np.array(
         [
@@ -45,7 +52,14 @@ def amplitudes(galaxies: Galaxies) -> Floats:
             for r, v in zip(galaxies.r_eff_arcsec, n, strict=True)
         ]
     )
-    inside = gammainc(2 * n, b_n * TRUNCATION ** (1 / n))
+    half = (TRUNCATION - _FADES_FROM) / 2
+    x = _FADES_FROM + half * (1 + _FADE_AT[:, None])
+    faded = (
+        np.cos(np.pi / 2 * (x - _FADES_FROM) / (2 * half)) ** 2 * x * np.exp(-b_n * x ** (1 / n))
+    )
+    whole = n * b_n ** (-2 * n) * gamma(2 * n)
+    inside = gammainc(2 * n, b_n * _FADES_FROM ** (1 / n))
+    inside += half * (_FADE_WEIGHT[:, None] * faded).sum(axis=0) / whole
     return np.asarray(1 / (total * inside))
 
 
@@ -115,7 +129,11 @@ def _brightness(dx, dy, shape) -> float:  # type: ignore[no-untyped-def]
     radius = np.sqrt(u * u + v * v) / shape[5]
     if radius > TRUNCATION:
         return 0.0
-    return float(shape[8] * np.exp(-shape[7] * (radius ** shape[6] - 1.0)))
+    light = shape[8] * np.exp(-shape[7] * (radius ** shape[6] - 1.0))
+    if radius > _FADES_FROM:
+        fade = np.cos(0.5 * np.pi * (radius - _FADES_FROM) / (TRUNCATION - _FADES_FROM))
+        light *= fade * fade
+    return float(light)
 
 
 @njit(cache=True, fastmath=True)

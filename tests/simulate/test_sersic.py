@@ -13,7 +13,7 @@ STEP = 0.168
 
 
 def dense_image(galaxies, flux, axis, sub, deflector=None):
-    """Straight lenstronomy rendering on the grid's samples, sub² rays each, ended at 6 r_eff."""
+    """Straight lenstronomy rendering on the grid's samples, sub² rays each, faded from 4 to 8 r_eff."""
     step, n = axis[1] - axis[0], len(axis)
     fine = grid_axis(n * sub, step / sub)
     x, y = (a.ravel() for a in np.meshgrid(fine, fine))
@@ -31,16 +31,21 @@ def dense_image(galaxies, flux, axis, sub, deflector=None):
         bright = light.surface_brightness(x, y, [shape])
         dx, dy = x - at["center_x"], y - at["center_y"]
         u, v = dx * np.cos(angle) + dy * np.sin(angle), dy * np.cos(angle) - dx * np.sin(angle)
-        bright[np.hypot(u * np.sqrt(q), v / np.sqrt(q)) > 6 * r_eff] = 0
-        # The flux inside six effective radii, by a fine sum over the circular profile.
-        r = np.linspace(0, 6 * r_eff, 400_001)[1:]
+        bright *= fade(np.hypot(u * np.sqrt(q), v / np.sqrt(q)) / r_eff)
+        # The flux that is left, by a fine sum over the circular profile.
+        r = np.linspace(0, 8 * r_eff, 400_001)[1:]
         ring = light.surface_brightness(r, 0 * r, [shape | {"e1": 0.0, "e2": 0.0} | CENTRE])
-        total = np.trapezoid(2 * np.pi * r * ring, r)
+        total = np.trapezoid(2 * np.pi * r * ring * fade(r / r_eff), r)
         image += flux[k] / total * bright.reshape(n, sub, n, sub).mean(axis=(1, 3)) * step**2
     return image
 
 
 CENTRE = {"center_x": 0.0, "center_y": 0.0}
+
+
+def fade(radius):
+    """A raised cosine from 1 at 4 to 0 at 8."""
+    return (1 + np.cos(np.pi * np.clip((radius - 4) / 4, 0, 1))) / 2
 
 
 def as_seen(image, law, step):
@@ -98,7 +103,7 @@ def test_flux_and_place_are_kept_wherever_the_galaxy_stands(make_galaxies, x, y,
 @settings(max_examples=15, deadline=None)
 @given(r_eff=st.floats(1.0, 4.0), n=st.floats(0.6, 4.0), q=st.floats(0.25, 1.0))
 def test_large_and_steep_galaxies_keep_their_flux(make_galaxies, r_eff, n, q):
-    size = int(2.1 * 6 * r_eff / np.sqrt(q) / 0.25)
+    size = int(2.1 * 8 * r_eff / np.sqrt(q) / 0.25)
     image = painted(make_galaxies(0.07, -0.11, r_eff=r_eff, n=n, q=q), [50.0], size, 0.25)
     assert image.sum() == pytest.approx(50, rel=5e-3)
 
@@ -106,7 +111,7 @@ def test_large_and_steep_galaxies_keep_their_flux(make_galaxies, r_eff, n, q):
 @settings(max_examples=15, deadline=None)
 @given(r_eff=st.floats(0.05, 1.2), n=st.floats(0.6, 4.0), fwhm=st.floats(0.5, 1.1))
 def test_psf_and_pixels_keep_the_flux(make_galaxies, law, r_eff, n, fwhm):
-    step, size = 0.25, 2 * int((6 * 1.2 * 1.2 + 8 * fwhm) / 0.25)
+    step, size = 0.25, 2 * int((8 * 1.2 * 1.2 + 8 * fwhm) / 0.25)
     image = painted(make_galaxies(0.1, 0.04, r_eff=r_eff, n=n), [70.0], size, step)
     exposure = Exposure("r", 25.0, fwhm, 21.0, 3.0)
     seen = blur(image[None], [exposure], law, step_arcsec=step, supersampling=2)
@@ -209,10 +214,10 @@ def test_surface_brightness_is_conserved(make_galaxies, massive_lens):
     assert arcs.max() == pytest.approx(straight.max(), rel=0.02)
 
 
-def test_a_galaxy_ends_at_six_effective_radii(make_galaxies):
+def test_a_galaxy_ends_at_eight_effective_radii(make_galaxies):
     galaxy = make_galaxies(0.0, 0.0, r_eff=0.5, n=4.0, q=0.5, angle=0.0)
-    assert sersic.reach_arcsec(galaxy) == pytest.approx(6 * 0.5 / np.sqrt(0.5))
+    assert sersic.reach_arcsec(galaxy) == pytest.approx(8 * 0.5 / np.sqrt(0.5))
     image = painted(galaxy, [1.0], 81)
     lit = np.argwhere(image > 0)
-    assert np.ptp(lit[:, 1]) * STEP == pytest.approx(2 * 6 * 0.5 / np.sqrt(0.5), abs=2 * STEP)
-    assert np.ptp(lit[:, 0]) * STEP == pytest.approx(2 * 6 * 0.5 * np.sqrt(0.5), abs=2 * STEP)
+    assert np.ptp(lit[:, 1]) * STEP == pytest.approx(2 * 8 * 0.5 / np.sqrt(0.5), abs=2 * STEP)
+    assert np.ptp(lit[:, 0]) * STEP == pytest.approx(2 * 8 * 0.5 * np.sqrt(0.5), abs=2 * STEP)
