@@ -113,29 +113,23 @@ class CutoutMaker:
         system = drawn.system
         exposures = self.exposures(system.object_id)
         law, pixel = self.recipe.observation, self.frame.pixel_arcsec
-        canvas = scene.paint(system, self.frame, n_bands=len(exposures))
+        canvas, alone = scene.paint_parts(system, self.frame, n_bands=len(exposures))
         image = scene.image_of(canvas, system, self.frame, exposures, law)
         rng = np.random.default_rng(seed_for(self.seed, noise=system.object_id))
         seen = artefacts.mismatched(system.artefact, exposures)
         detect(image, seen, law, pixel_arcsec=pixel, rng=rng)
         artefacts.add_after_noise(image, system.artefact, seen, pixel_arcsec=pixel)
-        truth = drawn.truth | {"arc_mask": self._arc_mask(system, exposures)}
+        truth = drawn.truth | {"arc_mask": self._arc_mask(system, exposures, alone)}
         return Cutout(image, seen, population.Drawn(system, truth))
 
-    def _arc_mask(self, system: System, exposures: Sequence[Exposure]) -> bytes | None:
+    def _arc_mask(
+        self, system: System, exposures: Sequence[Exposure], alone: NDArray[np.float32]
+    ) -> bytes | None:
+        """The packed arc mask of a background cluster's light, a canvas before any PSF."""
         if system.background is None or not system.background.lensed:
             return None
-        alone = self.background_image(system, exposures)
-        return np.packbits(arc_mask(alone, exposures, self.frame)).tobytes()
-
-    def background_image(
-        self, system: System, exposures: Sequence[Exposure]
-    ) -> NDArray[np.float32]:
-        """(bands, size, size) nJy of the background cluster alone, through the PSF, no noise."""
-        n = self.frame.n_samples
-        canvas = np.zeros((len(exposures), n, n), np.float32)
-        scene.paint_background(canvas, system, self.frame)
-        return scene.image_of(canvas, system, self.frame, exposures, self.recipe.observation)
+        image = scene.image_of(alone, system, self.frame, exposures, self.recipe.observation)
+        return np.packbits(arc_mask(image, exposures, self.frame)).tobytes()
 
     def position(self, object_id: str) -> tuple[float, float]:
         """RA and Dec (deg) of an object: uniform on the sky within 50° of the equator."""

@@ -72,9 +72,9 @@ def render_tile(
     made = _draw_all(spec, maker, frame, exposures)
     image = _between(spec, maker, exposures, [d.system for d in made])
     for place, drawn in enumerate(made):
-        canvas = scene.paint(drawn.system, frame, n_bands=len(exposures))
+        canvas, alone = scene.paint_parts(drawn.system, frame, n_bands=len(exposures))
         image[_box(spec, place)] += scene.image_of(canvas, drawn.system, frame, exposures, law)
-        drawn.truth["arc_mask"] = _arc_mask(drawn.system, frame, exposures, spec, maker)
+        drawn.truth["arc_mask"] = _arc_mask(alone, drawn.system, frame, exposures, spec, maker)
     rng = np.random.default_rng(seed_for(maker.seed, noise=spec.name))
     detect(image, exposures, law, pixel_arcsec=spec.pixel_arcsec, rng=rng)
     for place, drawn in enumerate(made):
@@ -200,6 +200,7 @@ def _beyond_box(spec: TileSpec, place: int, system: System, shape: tuple[int, ..
 
 
 def _arc_mask(
+    canvas: Image,
     system: System,
     frame: Frame,
     exposures: Sequence[Exposure],
@@ -209,8 +210,6 @@ def _arc_mask(
     """The arc mask on the grid of the survey's cutouts, packed; see `schema.TRUTH`."""
     if system.background is None or not system.background.lensed:
         return None
-    canvas = np.zeros((len(exposures), frame.n_samples, frame.n_samples), np.float32)
-    scene.paint_background(canvas, system, frame)
     alone = scene.image_of(canvas, system, frame, exposures, maker.recipe.observation)
     mask = arc_mask(alone, exposures, frame)
     axis = grid_axis(maker.frame.size_px, maker.frame.pixel_arcsec)

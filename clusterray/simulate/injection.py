@@ -223,8 +223,7 @@ def _light(
     system: System, maker: CutoutMaker, exposures: Sequence[Exposure]
 ) -> NDArray[np.float32]:
     frame = maker.frame
-    canvas = np.zeros((len(exposures), frame.n_samples, frame.n_samples), np.float32)
-    scene.paint_background(canvas, system, frame)
+    canvas = scene.paint_background(system, frame, n_bands=len(exposures))
     image = blur(
         canvas,
         exposures,

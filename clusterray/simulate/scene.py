@@ -14,7 +14,7 @@ from clusterray.simulate.recipe import Observation
 from clusterray.simulate.sersic import add_galaxies, add_lensed
 from clusterray.simulate.system import System
 
-__all__ = ["add_points", "image_of", "paint", "paint_background"]
+__all__ = ["add_points", "image_of", "paint", "paint_background", "paint_parts"]
 
 Floats = NDArray[np.float64]
 Canvas = NDArray[np.float32]
@@ -22,6 +22,17 @@ Canvas = NDArray[np.float32]
 
 def paint(system: System, frame: Frame, *, n_bands: int) -> Canvas:
     """All of a system's light, (bands, n, n) nJy per sample, before any PSF."""
+    return paint_parts(system, frame, n_bands=n_bands)[0]
+
+
+def paint_parts(system: System, frame: Frame, *, n_bands: int) -> tuple[Canvas, Canvas]:
+    """All of a system's light, as in `paint`, and that of the background cluster alone."""
+    background = paint_background(system, frame, n_bands=n_bands)
+    return background + _paint_others(system, frame, n_bands), background
+
+
+def _paint_others(system: System, frame: Frame, n_bands: int) -> Canvas:
+    """Everything but the background cluster."""
     canvas = np.zeros((n_bands, frame.n_samples, frame.n_samples), np.float32)
     centre, step = frame.centre_arcsec, frame.step_arcsec
     front = [system.foreground.icl, system.foreground.members]
@@ -31,7 +42,6 @@ def paint(system: System, frame: Frame, *, n_bands: int) -> Canvas:
         hidden = system.field.z > system.foreground.z_lens
         front.append(system.field.take(~hidden))
         behind.append(system.field.take(hidden))
-    paint_background(canvas, system, frame)
     light = Galaxies.join(*front).moved(centre, centre)
     add_galaxies(canvas, light, flux_njy(light.mag), step_arcsec=step)
     if behind:
@@ -45,11 +55,12 @@ def paint(system: System, frame: Frame, *, n_bands: int) -> Canvas:
     return canvas
 
 
-def paint_background(canvas: Canvas, system: System, frame: Frame) -> None:
-    """Add the background cluster alone, deflected or not."""
+def paint_background(system: System, frame: Frame, *, n_bands: int) -> Canvas:
+    """The background cluster's light alone, deflected or not."""
+    canvas = np.zeros((n_bands, frame.n_samples, frame.n_samples), np.float32)
     background = system.background
     if background is None:
-        return
+        return canvas
     flux = flux_njy(background.light.mag)
     if background.lensed:
         add_lensed(canvas, system.foreground.plane(frame), background.light, flux)
@@ -57,6 +68,7 @@ def paint_background(canvas: Canvas, system: System, frame: Frame) -> None:
         centre = frame.centre_arcsec
         moved = background.light.moved(centre, centre)
         add_galaxies(canvas, moved, flux, step_arcsec=frame.step_arcsec)
+    return canvas
 
 
 def image_of(

@@ -63,6 +63,8 @@ class Foreground:
         default_factory=dict, repr=False
     )
 
+    _curves: dict[float, list[Floats]] = dataclasses.field(default_factory=dict, repr=False)
+
     def plane(self, frame: Frame) -> LensPlane:
         """Deflection on the samples of a frame, kept: it serves criterion, truth and painting."""
         key = (frame.n_samples, frame.step_arcsec)
@@ -76,8 +78,10 @@ class Foreground:
         return lens_plane(self.deflector, grid_axis(_WIDE_N, _WIDE_STEP_ARCSEC))
 
     def critical_curves(self, z_source: float) -> list[Floats]:
-        """Tangential critical curves for sources at a redshift, the largest first."""
-        return critical_curves(self.wide.source_plane(z_source))
+        """Tangential critical curves for sources at a redshift, the largest first; kept."""
+        if z_source not in self._curves:
+            self._curves[z_source] = critical_curves(self.wide.source_plane(z_source))
+        return self._curves[z_source]
 
     def theta_e_arcsec(self, z_source: float) -> float:
         """Effective Einstein radius for sources at a redshift."""

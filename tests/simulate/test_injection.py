@@ -73,9 +73,9 @@ def test_without_photon_noise_the_light_is_simply_added(batch, demo_maker, monke
     seen = []
     paint = scene.paint_background
 
-    def spy(canvas, system, frame):
+    def spy(system, frame, *, n_bands):
         seen.append(system)
-        paint(canvas, system, frame)
+        return paint(system, frame, n_bands=n_bands)
 
     monkeypatch.setattr(injection.scene, "paint_background", spy)
     for band in "gri":

@@ -194,7 +194,7 @@ def test_an_isothermal_sphere_has_two_images_a_diameter_apart(sigma, share, phi)
     # θ± = β ± θ_E, on either side; the singular centre may give one more.
     radii = np.hypot(*found.T)
     for expected in (theta_e * (1 - share), theta_e * (1 + share)):
-        assert expected < 2 or np.abs(radii - expected).min() < 0.02
+        assert expected < 2 or np.abs(radii - expected).min() < 0.05
     inner = theta_e * (1 - share)
     assert abs(inner - 2) < 0.1 or (radii > 2).sum() == 1 + (inner > 2)
 

@@ -32,8 +32,7 @@ def test_a_scene_is_the_sum_of_its_parts(lens, demo_maker):
     system, frame = lens.system, demo_maker.frame
     whole = scene.paint(system, frame, n_bands=3)
     without = scene.paint(replace(system, background=None), frame, n_bands=3)
-    background = np.zeros_like(whole)
-    scene.paint_background(background, system, frame)
+    background = scene.paint_background(system, frame, n_bands=3)
     assert background.sum() > 0
     assert np.abs(whole - without - background).max() < 1e-5 * whole.max()
     lit = scene.paint(replace(system, stars=None), frame, n_bands=3)

@@ -13,7 +13,7 @@ STEP = 0.168
 
 
 def dense_image(galaxies, flux, axis, sub, deflector=None):
-    """Straight lenstronomy rendering on the grid's samples, sub² rays each, faded from 4 to 8 r_eff."""
+    """Straight lenstronomy rendering, sub² rays a sample, faded from 4 to 8 r_eff."""
     step, n = axis[1] - axis[0], len(axis)
     fine = grid_axis(n * sub, step / sub)
     x, y = (a.ravel() for a in np.meshgrid(fine, fine))
