@@ -12,11 +12,9 @@ __all__ = ["Constant", "Distribution", "LogNormal", "LogUniform", "Normal", "Pow
 
 
 class _Named(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    """Draws by the quantiles of what its subclasses give as `scipy()`."""
 
-    def scipy(self) -> Any:
-        """Give the frozen scipy distribution."""
-        raise NotImplementedError
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @property
     def support(self) -> tuple[float, float]:
@@ -35,7 +33,7 @@ class _Named(BaseModel):
 
 # Freezing costs more than drawing.
 @lru_cache(maxsize=256)
-def _frozen(distribution: _Named) -> Any:
+def _frozen(distribution: Any) -> Any:
     return distribution.scipy()
 
 
