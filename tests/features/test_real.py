@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from clusterray.features import image_features
+from clusterray.features import image_features, image_registry
 
 REAL = os.environ.get("CLUSTERRAY_REAL_DATA")
 pytestmark = pytest.mark.skipif(not REAL, reason="CLUSTERRAY_REAL_DATA is not set")
@@ -32,7 +32,10 @@ def test_a_lens_galaxy_is_brighter_and_redder_than_its_surroundings():
     cutouts = image[None, :, centre - 32 : centre + 64, centre - 48 : centre + 48]
     matrix = image_features(cutouts, noise_sigma=robust_noise(cutouts), bands=("g", "r", "i"))
     values = dict(zip(matrix.names, matrix.values[0], strict=True))
-    assert np.isfinite(matrix.values).all()
+    unknown = {f.name for f in image_registry(("g", "r", "i")) if f.nan_when}
+    missing = {n for n, value in values.items() if not np.isfinite(value)}
+    assert missing <= unknown
+    assert len(missing) < 5
     assert values["annulus_0_mean_i"] > values["annulus_4_mean_i"] + 1
     assert values["patch_1_1_edges_r"] > 0.01
 
@@ -42,7 +45,11 @@ def test_pixels_without_data_are_left_out():
     missing = ~np.isfinite(image)
     assert missing.any()
     matrix = image_features(
-        image[None], noise_sigma=robust_noise(image[None]), bands=("i", "J", "Ks"), grid=1
+        image[None],
+        noise_sigma=robust_noise(image[None]),
+        bands=("i", "J", "Ks"),
+        grid=1,
+        max_size_px=374,
     )
     values = dict(zip(matrix.names, matrix.values[0], strict=True))
     for band, label in enumerate(("i", "J", "Ks")):
