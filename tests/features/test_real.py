@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from clusterray.features import image_features, image_registry
+from clusterray.features import image_features
+from clusterray.features.image_registry import image_registry
 
 REAL = os.environ.get("CLUSTERRAY_REAL_DATA")
 pytestmark = pytest.mark.skipif(not REAL, reason="CLUSTERRAY_REAL_DATA is not set")
