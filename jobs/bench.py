@@ -19,6 +19,7 @@ __all__ = ["BENCHMARKS", "main"]
 BENCHMARKS: Final = {
     "feature_value": "average precision of LightGBM-PU on all features and on the first form",
     "features": "the feature sets on one core beside a plain implementation",
+    "learning": "what models learn from few known lenses, beside the same ones taught the truth",
     "pu": "learning from known lenses and unlabelled rows, beside pulearn and true labels",
     "shards": "size and decode rate of cutout shards beside a fixed_shape_tensor column",
     "simulate": "lenses rendered, beside a straight lenstronomy rendering of the same scenes",
