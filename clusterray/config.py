@@ -144,17 +144,21 @@ class FeatureSettings(_Settings):
 
 
 class VisionSettings(_Settings):
-    """The vision transformer."""
+    """The lens network."""
 
     model: str = "vit_small_patch16_224"
+    """Any timm model that gives a grid of tokens: a ViT, ResNet, ConvNeXt, Swin, …"""
     model_options: dict[str, int | float | bool | str] = {}
     """Keyword arguments for timm, such as depth, embed_dim, num_heads."""
     image_size_px: Positive | None = 224
     """Network input size; null keeps the cutouts' own."""
     weights: str = ""
-    """Pretrained trunk as safetensors: a path or URL; empty starts from random weights."""
+    """Pretrained trunk as safetensors: a path, a URL, or hf-hub:owner/name@revision; empty starts
+    from random weights."""
     weights_sha256: str = ""
+    """Digest of that file; weights from a hub need it."""
     freeze_blocks: Annotated[int, Field(ge=0)] = 0
+    """Blocks (stages of a CNN) that keep their pretrained weights, with all before them."""
     asinh_softening: PositiveFloat = 3.0
     """Stretch is asinh(flux / (softening × noise sigma))."""
     epochs: Positive = 20
