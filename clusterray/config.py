@@ -202,6 +202,8 @@ class ScoreSettings(_Settings):
     micro_batch: Positive = 64
     """Rows the network sees at once; the last one of a row group is padded."""
     dtype: Literal["float32", "bfloat16"] = "float32"
+    views: Literal[1, 8] = 1
+    """8 averages over all rotations and reflections of a cutout, at eight times the cost."""
     keep_embedding: bool = False
     keep_attention: bool = False
     max_reject_fraction: Fraction = 0.01
