@@ -144,17 +144,21 @@ class FeatureSettings(_Settings):
 
 
 class VisionSettings(_Settings):
-    """The vision transformer."""
+    """The lens network."""
 
     model: str = "vit_small_patch16_224"
+    """Any timm model that gives a grid of tokens: a ViT, ResNet, ConvNeXt, Swin, …"""
     model_options: dict[str, int | float | bool | str] = {}
     """Keyword arguments for timm, such as depth, embed_dim, num_heads."""
     image_size_px: Positive | None = 224
     """Network input size; null keeps the cutouts' own."""
     weights: str = ""
-    """Pretrained trunk as safetensors: a path or URL; empty starts from random weights."""
+    """Pretrained trunk as safetensors: a path, a URL, or hf-hub:owner/name@revision; empty starts
+    from random weights."""
     weights_sha256: str = ""
+    """Digest of that file; weights from a hub need it."""
     freeze_blocks: Annotated[int, Field(ge=0)] = 0
+    """Blocks (stages of a CNN) that keep their pretrained weights, with all before them."""
     asinh_softening: PositiveFloat = 3.0
     """Stretch is asinh(flux / (softening × noise sigma))."""
     epochs: Positive = 20
@@ -198,6 +202,8 @@ class ScoreSettings(_Settings):
     micro_batch: Positive = 64
     """Rows the network sees at once; the last one of a row group is padded."""
     dtype: Literal["float32", "bfloat16"] = "float32"
+    views: Literal[1, 8] = 1
+    """8 averages over all rotations and reflections of a cutout, at eight times the cost."""
     keep_embedding: bool = False
     keep_attention: bool = False
     max_reject_fraction: Fraction = 0.01

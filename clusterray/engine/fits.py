@@ -145,7 +145,13 @@ def _fit_vit(
     settings, target = context.config.vision, context.config.train.target_prior
     s, prior = context.s[seen], context.unlabelled_prior
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    network = vit.build(settings, n_bands=len(context.bands), size_px=context.size_px, seed=seed)
+    network = vit.build(
+        settings,
+        n_bands=len(context.bands),
+        size_px=context.size_px,
+        seed=seed,
+        bands=context.bands,
+    )
 
     def batches(epoch: int) -> list[np.ndarray]:
         drawn = two_stream_batches(
@@ -192,6 +198,7 @@ def _fit_vit(
             noise_sigma=sample.noise_sigma[rows],
             micro_batch=context.config.score.micro_batch,
             dtype=context.config.score.dtype,
+            views=context.config.score.views,
             device=device,
             threads=1,
         )

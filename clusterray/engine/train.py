@@ -76,7 +76,7 @@ def train(config: Config) -> RunSummary:
         "vision": config.vision.model_dump(mode="json"),
         "train": config.train.model_dump(mode="json"),
         # The network scores the rows it did not see as it will score the survey.
-        "score": config.score.model_dump(mode="json", include={"micro_batch", "dtype"}),
+        "score": config.score.model_dump(mode="json", include={"micro_batch", "dtype", "views"}),
         "shards": data_fingerprint(shard.footer for shard in shards),
         "labels": digest(labels.to_pylist()),
     }

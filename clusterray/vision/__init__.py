@@ -11,6 +11,7 @@ __all__ = [
     "preprocess",
     "torchvision_ops",
     "training",
+    "trunk",
     "vit",
     "weights",
 ]

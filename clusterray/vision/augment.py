@@ -36,7 +36,8 @@ def augment(
     Parameters
     ----------
     flux : (n, b, h, w) in units of the noise sigma, NaN where there is no data; h = w.
-    generator : draws everything, on the CPU, so that a batch is the same on every device.
+    generator : on the CPU; draws what is done to each cutout, the same on every device, and seeds
+        the noise, which the batch's own device draws.
     limits : the largest changes.
 
     Returns
@@ -59,7 +60,9 @@ def augment(
     )
     sigma = 1 + uniform(0, limits.max_noise_increase)
     missing = (sigma**2 - (gain * noise_factor) ** 2).clamp(min=0).sqrt()
-    noise = torch.randn(flux.shape, generator=generator).to(flux.device)
+    seed = int(torch.randint(2**62, (1,), generator=generator))
+    device = torch.Generator(flux.device).manual_seed(seed)
+    noise = torch.randn(flux.shape, generator=device, device=flux.device)
     return (flux * _wide(gain) + noise * _wide(missing)) / _wide(sigma)
 
 
@@ -71,12 +74,13 @@ def dihedral(flux: torch.Tensor, element: torch.Tensor) -> torch.Tensor:
     flux : (n, b, h, h).
     element : (n,) integers 0 to 7.
     """
-    turned = flux.clone()
-    for k in element.unique().tolist():
-        rows = (element == k).to(flux.device)
-        view = torch.rot90(flux[rows], k % 4, (2, 3))
-        turned[rows] = view.flip(3) if k >= 4 else view
-    return turned
+    side = flux.shape[-1]
+    row, column = torch.meshgrid(*(torch.arange(side, device=flux.device),) * 2, indexing="ij")
+    place = (row * side + column)[None]
+    where = [torch.rot90(place, k % 4, (1, 2)) for k in range(8)]
+    index = torch.cat([w.flip(2) if k >= 4 else w for k, w in enumerate(where)]).flatten(1)
+    chosen = index[element.to(flux.device)][:, None].expand(-1, flux.shape[1], -1)
+    return flux.flatten(2).gather(2, chosen).view_as(flux)
 
 
 def shift(flux: torch.Tensor, offset_px: torch.Tensor, *, max_shift_px: int) -> torch.Tensor:

@@ -4,6 +4,7 @@ Logits depend in their last bits on the batch a network sees. So rows go through
 of one fixed size, cut from the start of the row group, the last one padded with empty cutouts.
 """
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,16 +16,16 @@ from clusterray.errors import InputError
 from clusterray.schema import BLANK
 from clusterray.vision.preprocess import BLANK_BYTE, to_input, unshuffle
 from clusterray.vision.training import cpu_threads
-from clusterray.vision.vit import LensViT
+from clusterray.vision.vit import LensViT, VitOutput
 
-__all__ = ["VitScores", "predict"]
+__all__ = ["VitScores", "all_views", "compiled", "predict"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True)
 class VitScores:
-    """Logit (n,), embedding (n, d), attention over patches in row-major order (n, tokens)."""
+    """Logit (n,), embedding (n, d), attention over tokens in row-major order (n, tokens)."""
 
     logit: Array
     embedding: Array
@@ -42,6 +43,7 @@ def predict(
     dtype: Literal["float32", "bfloat16"] = "float32",
     device: str = "cpu",
     threads: int | None = None,
+    views: Literal[1, 8] = 1,
 ) -> VitScores:
     """Score the cutouts of one row group.
 
@@ -57,6 +59,7 @@ def predict(
     size_px : side of the cutouts, needed for byte planes alone.
     dtype : of the trunk; pooling and head are float32.
     threads : CPU threads; their number, too, can change the last bits.
+    views : 8 averages over all rotations and reflections, see `all_views`.
 
     Raises
     ------
@@ -79,12 +82,55 @@ def predict(
                 size_px=model.settings.image_size_px,
             )
             with torch.autocast(raw.device.type, torch.bfloat16, enabled=dtype == "bfloat16"):
-                output = model(images)
+                output = model(images) if views == 1 else all_views(model, images)
             parts.append(tuple(t[:n].float().cpu().numpy() for t in output))
     if not parts:
         dim, tokens = model.head.in_features, model.n_tokens
         return VitScores(*(np.empty(s, np.float32) for s in ((0,), (0, dim), (0, tokens))))
     return VitScores(*(np.concatenate(p) for p in zip(*parts, strict=True)))
+
+
+def all_views(model: LensViT, images: torch.Tensor) -> VitOutput:
+    """Score images as the mean over the eight symmetries of the square.
+
+    Logits and embeddings are averaged, attention maps after they were turned back. What comes out
+    does not depend on how a cutout is oriented, but for rounding: turning the image leaves logit
+    and embedding and turns the map.
+
+    Parameters
+    ----------
+    images : (n, b, size, size), as the network takes them.
+    """
+    rows, columns = model.grid.rows, model.grid.columns
+    logit, embedding, attention = [], [], []
+    for turns in range(4):
+        for mirrored in (False, True):
+            view = torch.rot90(images, turns, (2, 3))
+            seen = model((view.flip(3) if mirrored else view).contiguous())
+            attended = seen.attention.view(-1, rows, columns)
+            attended = attended.flip(2) if mirrored else attended
+            attention.append(torch.rot90(attended, -turns, (1, 2)).flatten(1))
+            logit.append(seen.logit)
+            embedding.append(seen.embedding)
+    return VitOutput(*(torch.stack(parts).mean(0) for parts in (logit, embedding, attention)))
+
+
+def compiled(model: LensViT, *, cache: str = "") -> LensViT:
+    """Compile the network for batches of one fixed size; it stays the same object.
+
+    The first batch takes tens of seconds, once for each kind of device, network and batch size:
+    what was made is kept and found again by later processes. It can change the last bits of a
+    logit.
+
+    Parameters
+    ----------
+    cache : folder on this machine that keeps what was compiled; empty takes
+        TORCHINDUCTOR_CACHE_DIR or, where that is not set, torch's own.
+    """
+    if cache:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
+    model.compile(dynamic=False)
+    return model
 
 
 def _layout(

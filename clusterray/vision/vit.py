@@ -1,7 +1,7 @@
-"""The lens network: a timm ViT over n bands, gated attention pooling, a linear head."""
+"""The lens network: a timm trunk over n bands, gated attention pooling, a linear head."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, Self
 
@@ -11,19 +11,18 @@ from safetensors import SafetensorError
 from torch import nn
 
 from clusterray.config import VisionSettings
-from clusterray.errors import BundleError, ConfigError, did_you_mean
+from clusterray.errors import BundleError, ConfigError
 from clusterray.vision.mil import GatedAttention
-from clusterray.vision.torchvision_ops import declare_missing
+from clusterray.vision.trunk import build_trunk, freeze_layers, token_grid, tokens_of
 from clusterray.vision.weights import load_into, load_weights
 
 __all__ = ["Architecture", "LensViT", "VitOutput", "build", "freeze"]
 
-_RESERVED = ("img_size", "in_chans", "num_classes", "global_pool", "pretrained")
 _POOL_DIM = 128
 
 
 class VitOutput(NamedTuple):
-    """Per cutout: logit (n,), embedding (n, d), attention over patches (n, tokens); float32."""
+    """Per cutout: logit (n,), embedding (n, d), attention over tokens (n, tokens); float32."""
 
     logit: torch.Tensor
     embedding: torch.Tensor
@@ -46,10 +45,11 @@ class Architecture:
 
 
 class LensViT(nn.Module):
-    """A timm vision transformer whose patch tokens are pooled by gated attention.
+    """The lens network: a timm trunk, by default a ViT, its tokens pooled by gated attention.
 
-    The trunk may run in bfloat16 (autocast); pooling and head are float32 always, because a
-    difference of 0.01 in a logit reorders the top of a list of millions.
+    Of a ViT the tokens are its patches, of a convolutional or hierarchical network the pixels of
+    its last feature map. The trunk may run in bfloat16 (autocast); pooling and head are float32
+    always, because a difference of 0.01 in a logit reorders the top of a list of millions.
 
     Parameters
     ----------
@@ -57,29 +57,46 @@ class LensViT(nn.Module):
 
     Raises
     ------
-    ConfigError : a model or option that timm does not know, one that is not a ViT, or an input
-        side that is no multiple of the patch.
+    ConfigError : a model or option that timm does not know, one that gives no grid of tokens, or
+        an input side that it cannot take.
     """
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         self.settings = architecture
-        self.trunk = _trunk(architecture)
-        dim = int(self.trunk.num_features)
-        self.pool = GatedAttention(dim, architecture.pool_dim)
-        self.head = nn.Linear(dim, 1)
+        size = {"n_bands": architecture.n_bands, "side_px": architecture.image_size_px}
+        self.trunk: Any = build_trunk(architecture.model, architecture.model_options, **size)
+        self.grid = token_grid(self.trunk, name=architecture.model, **size)
+        self.pool = GatedAttention(self.grid.dim, architecture.pool_dim)
+        self.head = nn.Linear(self.grid.dim, 1)
 
     @property
     def n_tokens(self) -> int:
-        """Patches of one image, the length of an attention map."""
-        return int(self.trunk.patch_embed.num_patches)
+        """Tokens of one image, the length of an attention map: rows × columns of `grid`."""
+        return self.grid.n_tokens
+
+    def tokens(self, images: torch.Tensor) -> torch.Tensor:
+        """Tokens (n, tokens, d) of (n, b, size, size) images from `preprocess.to_input`."""
+        return tokens_of(self.trunk(images), self.grid)
+
+    def decide(self, tokens: torch.Tensor) -> VitOutput:
+        """Pool tokens (n, tokens, d) and score them, in float32."""
+        with torch.autocast(tokens.device.type, enabled=False):
+            embedding, attention = self.pool(tokens.float())
+            return VitOutput(self.head(embedding).squeeze(-1), embedding, attention)
 
     def forward(self, images: torch.Tensor) -> VitOutput:
         """Score (n, b, size, size) images from `preprocess.to_input`."""
-        tokens = self.trunk.forward_features(images)[:, self.trunk.num_prefix_tokens :]
-        with torch.autocast(images.device.type, enabled=False):
-            embedding, attention = self.pool(tokens.float())
-            return VitOutput(self.head(embedding).squeeze(-1), embedding, attention)
+        return self.decide(self.tokens(images))
+
+    def train(self, mode: bool = True) -> Self:
+        """Set training mode; what is frozen stays as in scoring, batch statistics and dropout."""
+        super().train(mode)
+        for module in self.trunk.modules():
+            parameters = list(module.parameters())
+            if parameters and not any(p.requires_grad for p in parameters):
+                module.eval()
+        return self
 
     def architecture(self) -> dict[str, Any]:
         """Return the architecture as plain JSON values."""
@@ -125,13 +142,22 @@ class LensViT(nn.Module):
         return model.eval()
 
 
-def build(settings: VisionSettings, *, n_bands: int, size_px: int, seed: int = 0) -> LensViT:
+def build(
+    settings: VisionSettings,
+    *,
+    n_bands: int,
+    size_px: int,
+    seed: int = 0,
+    bands: Sequence[str] | None = None,
+) -> LensViT:
     """Build the network to train: random weights from `seed`, or pretrained and partly frozen.
 
     Parameters
     ----------
     settings : the `vision` section.
     n_bands, size_px : of the cutouts; `size_px` is the input's side where the settings have none.
+    bands : their names, by whose wavelengths weights of RGB images are given to them; None takes
+        them as evenly spaced, blue to red.
 
     Raises
     ------
@@ -156,72 +182,18 @@ def build(settings: VisionSettings, *, n_bands: int, size_px: int, seed: int = 0
         )
     if settings.weights:
         state = load_weights(settings.weights, sha256=settings.weights_sha256)
-        load_into(model.trunk, state, where=settings.weights)
+        load_into(model.trunk, state, where=settings.weights, bands=bands)
     freeze(model, settings.freeze_blocks)
     return model
 
 
 def freeze(model: LensViT, blocks: int) -> None:
-    """Freeze the patch embedding and the first whole `blocks`; 0 freezes nothing.
+    """Freeze the stem and the first whole `blocks` (stages, where the network has them).
+
+    0 freezes nothing, all of them the whole trunk; pooling and head always learn.
 
     Raises
     ------
     ConfigError : more blocks than the network has.
     """
-    trunk = model.trunk
-    if not 0 <= blocks <= len(trunk.blocks):
-        raise ConfigError(
-            f"vision.freeze_blocks is {blocks}, but '{model.settings.model}' has "
-            f"{len(trunk.blocks)} blocks; choose 0 to {len(trunk.blocks)}"
-        )
-    trunk.requires_grad_(True)
-    if not blocks:
-        return
-    # What stands before and behind the blocks: only the last norm goes on learning.
-    for name, parameter in trunk.named_parameters():
-        if not name.startswith(("blocks.", "norm.")):
-            parameter.requires_grad_(False)
-    trunk.blocks[:blocks].requires_grad_(False)
-
-
-def _trunk(architecture: Architecture) -> Any:
-    declare_missing()
-    import timm
-
-    name = architecture.model
-    options: dict[str, Any] = dict(architecture.model_options)
-    taken = sorted(set(options) & set(_RESERVED))
-    if taken:
-        raise ConfigError(
-            f"vision.model_options: '{taken[0]}' is set by clusterray itself; leave it out"
-        )
-    if not timm.is_model(name):
-        raise ConfigError(
-            f"vision.model '{name}' is not a timm model, {did_you_mean(name, timm.list_models())}"
-        )
-    side = architecture.image_size_px
-    try:
-        trunk: Any = timm.create_model(
-            name,
-            in_chans=architecture.n_bands,
-            img_size=side,
-            num_classes=0,
-            global_pool="",
-            **options,
-        )
-    except (TypeError, AssertionError, ValueError) as error:
-        raise ConfigError(
-            f"vision.model '{name}' with {options} cannot be built: {error}"
-        ) from error
-    if not all(hasattr(trunk, a) for a in ("blocks", "patch_embed", "num_prefix_tokens")):
-        raise ConfigError(
-            f"vision.model '{name}' has no patch tokens to pool; choose a ViT such as "
-            "'vit_small_patch16_224'"
-        )
-    patch = int(trunk.patch_embed.patch_size[0])
-    if side % patch:
-        raise ConfigError(
-            f"the network's input is {side} px, no multiple of the {patch} px patches of '{name}'; "
-            f"set vision.image_size_px = {patch * max(1, round(side / patch))}"
-        )
-    return trunk
+    freeze_layers(model.trunk, blocks, name=model.settings.model)

@@ -4,6 +4,13 @@ import numpy as np
 
 from clusterray.config import VisionSettings
 from clusterray.vision import vit
+from clusterray.vision.torchvision_ops import declare_missing
+
+declare_missing()
+# Where torchvision's library does not load, timm can be imported only now; tests take it from here.
+import timm  # noqa: E402
+import timm.models  # noqa: E402
+import timm.optim  # noqa: E402, F401
 
 SIZE_PX = 32
 OPTIONS = {"depth": 2, "embed_dim": 24, "num_heads": 2, "patch_size": 8}
@@ -21,8 +28,9 @@ def tiny_settings(**changes):
     return VisionSettings(**(values | changes))
 
 
-def tiny(n_bands=3, seed=5, **changes):
-    return vit.build(tiny_settings(**changes), n_bands=n_bands, size_px=SIZE_PX, seed=seed)
+def tiny(n_bands=3, seed=5, bands=None, **changes):
+    settings = tiny_settings(**changes)
+    return vit.build(settings, n_bands=n_bands, size_px=SIZE_PX, seed=seed, bands=bands)
 
 
 def cutouts(n, n_bands=3, seed=0):
