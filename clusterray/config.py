@@ -167,6 +167,27 @@ class VisionSettings(_Settings):
     learning_rate: PositiveFloat = 3e-4
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     augment: bool = True
+    warm_up: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of the fit over which the learning rate rises to its peak; a cosine follows."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Learning rate of a block over the next one's; null is 0.75 on pretrained weights, else 1."""
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """Of the average of the weights that is scored, reached gradually; 0 scores the last ones."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the trunk in training; auto is bfloat16 on a GPU and float32 on a CPU."""
+    patience: Positive | None = 5
+    """Epochs without a lower risk on the validation slice after which a fit ends; null: none."""
+    validation_fraction: Annotated[float, Field(gt=0, le=0.5)] = 0.1
+    """Share of a fit's rows, by sky cell, that early stopping is judged on."""
+    shuffle_rows: Positive = 20_000
+    """Rows that are shuffled together; a larger sample goes by in windows of about so many."""
+    cached_views: Annotated[int, Field(ge=1, le=8)] = 1
+    """Orientations in which a frozen trunk sees each cutout, in place of augmentation."""
+    workers: Positive | tuple[Positive, Positive] | None = None
+    """Processes, each with a GPU where there are some, that share a fit; [least, most] grows and
+    shrinks with the cluster; null lets the plan choose. Never changes a result but by rounding."""
+    max_failures: Annotated[int, Field(ge=0)] = 3
+    """How often a fit whose process died is taken up again before the run fails."""
 
 
 class TrainSettings(_Settings):

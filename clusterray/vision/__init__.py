@@ -6,7 +6,11 @@ Import from the modules: `vit` and `training` need torch, and timm when a networ
 __all__ = [
     "anomaly",
     "augment",
+    "checkpoint",
+    "feeding",
+    "learner",
     "mil",
+    "optimisation",
     "prediction",
     "preprocess",
     "torchvision_ops",

@@ -6,11 +6,14 @@ contrast, channel, JPEG and free-crop transforms are left out because they chang
 """
 
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn import functional
 
-__all__ = ["Augmentation", "augment", "blur", "dihedral", "shift"]
+__all__ = ["Augmentation", "augment", "augment_rows", "blur", "dihedral", "row_uniforms", "shift"]
 
 
 @dataclass(frozen=True)
@@ -47,22 +50,87 @@ def augment(
     n = flux.shape[0]
 
     def uniform(low: float, high: float) -> torch.Tensor:
-        return (low + (high - low) * torch.rand(n, generator=generator)).to(flux.device)
+        return low + (high - low) * torch.rand(n, generator=generator)
 
     element = torch.randint(8, (n,), generator=generator)
     reach = 2 * limits.max_shift_px + 1
     offset = torch.randint(reach, (n, 2), generator=generator) - limits.max_shift_px
-    flux = shift(dihedral(flux, element), offset, max_shift_px=limits.max_shift_px)
-
     gain = uniform(1 - limits.flux_scatter, 1 + limits.flux_scatter)
-    flux, noise_factor = blur(
-        flux, uniform(0, limits.max_blur_sigma_px), max_sigma_px=limits.max_blur_sigma_px
-    )
+    blur_sigma = uniform(0, limits.max_blur_sigma_px)
     sigma = 1 + uniform(0, limits.max_noise_increase)
-    missing = (sigma**2 - (gain * noise_factor) ** 2).clamp(min=0).sqrt()
     seed = int(torch.randint(2**62, (1,), generator=generator))
     device = torch.Generator(flux.device).manual_seed(seed)
     noise = torch.randn(flux.shape, generator=device, device=flux.device)
+    return _version(flux, _Draws(element, offset, gain, blur_sigma, sigma), noise, limits)
+
+
+def augment_rows(
+    flux: torch.Tensor, seeds: NDArray[Any], *, limits: Augmentation = Augmentation()
+) -> torch.Tensor:
+    """One random version of each cutout, a function of that cutout and its own seed.
+
+    So it does not matter which batch or process a cutout is in. The noise is drawn on the
+    cutouts' device, and differs between kinds of device; all else is the same on every one.
+
+    Parameters
+    ----------
+    flux, limits : as in `augment`.
+    seeds : (n,) uint64.
+    """
+    u = row_uniforms(seeds, 6)
+    reach = 2 * limits.max_shift_px + 1
+
+    def between(column: int, low: float, high: float) -> torch.Tensor:
+        return torch.from_numpy((low + (high - low) * u[:, column]).astype(np.float32))
+
+    draws = _Draws(
+        element=torch.from_numpy((8 * u[:, 0]).astype(np.int64)),
+        offset=torch.from_numpy((reach * u[:, 1:3]).astype(np.int64)) - limits.max_shift_px,
+        gain=between(3, 1 - limits.flux_scatter, 1 + limits.flux_scatter),
+        blur_sigma=between(4, 0, limits.max_blur_sigma_px),
+        sigma=between(5, 1, 1 + limits.max_noise_increase),
+    )
+    noise = torch.empty_like(flux)
+    generator = torch.Generator(device=flux.device)
+    for row, seed in zip(noise, np.asarray(seeds, np.uint64).tolist(), strict=True):
+        row.normal_(generator=generator.manual_seed(seed >> 1))
+    return _version(flux, draws, noise, limits)
+
+
+def row_uniforms(seeds: NDArray[Any], n: int) -> NDArray[np.float64]:
+    """(rows, n) numbers in [0, 1), those of a row from its seed (SplitMix64; Steele et al. 2014).
+
+    Parameters
+    ----------
+    seeds : (rows,) uint64.
+    """
+    steps = np.arange(1, n + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    z = np.asarray(seeds, np.uint64)[:, None] + steps
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    z ^= z >> np.uint64(31)
+    return np.asarray((z >> np.uint64(11)) * 2.0**-53)
+
+
+class _Draws(NamedTuple):
+    """What is drawn for each cutout; (n,), but `offset` (n, 2)."""
+
+    element: torch.Tensor
+    offset: torch.Tensor
+    gain: torch.Tensor
+    blur_sigma: torch.Tensor
+    sigma: torch.Tensor
+
+
+def _version(
+    flux: torch.Tensor, draws: _Draws, noise: torch.Tensor, limits: Augmentation
+) -> torch.Tensor:
+    flux = shift(dihedral(flux, draws.element), draws.offset, max_shift_px=limits.max_shift_px)
+    flux, noise_factor = blur(
+        flux, draws.blur_sigma.to(flux.device), max_sigma_px=limits.max_blur_sigma_px
+    )
+    gain, sigma = draws.gain.to(flux.device), draws.sigma.to(flux.device)
+    missing = (sigma**2 - (gain * noise_factor) ** 2).clamp(min=0).sqrt()
     return (flux * _wide(gain) + noise * _wide(missing)) / _wide(sigma)
 
 

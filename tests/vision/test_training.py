@@ -7,6 +7,8 @@ from torch.nn import functional
 
 from clusterray.errors import InputError, RunError
 from clusterray.vision import prediction, training
+from clusterray.vision.feeding import Blocks
+from clusterray.vision.learner import CutoutLearner
 from tests.vision.vision_nets import SIZE_PX, cutouts, tiny, tiny_settings
 
 
@@ -86,7 +88,7 @@ def test_nan_loss_keeps_the_last_good_weights():
         return Pair(pair.objective * float("nan"), pair.risk) if len(calls) == 6 else pair
 
     model, reference = tiny(), tiny()
-    with pytest.raises(RunError, match=r"nan.*epoch 1, batch 1 \(rows .*weights after epoch 0"):
+    with pytest.raises(RunError, match=r"NaN.*epoch 1, batch 1 \(rows .*weights after epoch 0"):
         run(model, tiny_settings(epochs=2), risk=failing)
     good = []
 
@@ -125,3 +127,88 @@ def test_bad_input(change, match):
             tiny(), given.pop("pixels"), risk=cross_entropy, settings=tiny_settings(), seed=0,
             **given,
         )  # fmt: skip
+
+
+class Crowded(CutoutLearner):
+    """A network on a device that holds `room` cutouts at a time."""
+
+    room = 12
+
+    def forward(self, images):
+        if len(images) > self.room:
+            raise torch.OutOfMemoryError(f"{len(images)} cutouts")
+        return super().forward(images)
+
+
+def run_learner(learner, settings, *, n=64, risk=cross_entropy, names=None):
+    pixels, step, sigma, labels = cutouts(n)
+    data = training.Data(
+        Blocks([(pixels, step, sigma)]), labels, lambda e: [batches_of(n, 16)(e)], names=names
+    )
+    return training.run(learner, data, risk=risk, settings=settings, seed=3, threads=1)
+
+
+def test_memory_that_runs_out_halves_the_batch_and_keeps_its_objective():
+    """The curve is that of whole batches, though the risk is no mean over rows."""
+
+    def squared_mean(logits, labels):
+        loss = (logits[labels == 1].mean() - 1) ** 2 + logits[labels == 0].mean() ** 2
+        return Pair(loss, loss.detach())
+
+    settings = tiny_settings(augment=True)
+    whole, halves = tiny(), tiny()
+    expected = run_learner(CutoutLearner(whole, augmented=True), settings, risk=squared_mean)
+    log = run_learner(Crowded(halves, augmented=True), settings, risk=squared_mean)
+    np.testing.assert_allclose(
+        [e.objective for e in log.epochs], [e.objective for e in expected.epochs], rtol=1e-4
+    )
+    for name, ours in halves.state_dict().items():
+        torch.testing.assert_close(ours, whole.state_dict()[name], rtol=1e-3, atol=1e-5)
+    assert expected.notes == ()
+    assert len(log.notes) == 1
+    assert "in halves: out of memory in epoch 0, batch 0 (16 rows" in log.notes[0]
+
+
+def test_memory_that_runs_out_again_ends_the_fit(monkeypatch):
+    monkeypatch.setattr(Crowded, "room", 6)
+    with pytest.raises(RunError, match=r"in halves as well; lower vision\.batch_size"):
+        run_learner(Crowded(tiny(), augmented=False), tiny_settings())
+
+
+def test_objects_without_finite_logits_are_named():
+    names = [f"J{k:04d}" for k in range(64)]
+
+    class Blind(CutoutLearner):
+        def prepare(self, arrays, seeds):
+            images = super().prepare(arrays, seeds)
+            bright = arrays[0].float().mean((1, 2, 3))
+            images[bright == bright.max()] = float("nan")
+            return images
+
+    pixels, *_ = cutouts(64)
+    first = batches_of(64, 16)(0)[0]
+    worst = first[pixels[first].mean((1, 2, 3)).argmax()]
+    with pytest.raises(RunError, match=rf"epoch 0, batch 0 \(objects {names[worst]}, …\)"):
+        run_learner(Blind(tiny(), augmented=False), tiny_settings(), names=names)
+
+
+def test_bfloat16_leaves_pooling_and_head_in_float32():
+    seen = set()
+    model = tiny()
+    model.head.register_forward_hook(lambda m, i, o: seen.add((i[0].dtype, o.dtype)))
+    model.trunk.blocks[0].mlp.fc1.register_forward_hook(lambda m, i, o: seen.add(o.dtype))
+    run_learner(CutoutLearner(model, augmented=False), tiny_settings(epochs=1, dtype="bfloat16"))
+    assert seen == {(torch.float32, torch.float32), torch.bfloat16}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_fit_follows_the_cpu_fit():
+    """Float32, no noise: the same curve to rounding; with bfloat16 within 5 %."""
+    curves = {}
+    for device, dtype in (("cpu", "float32"), ("cuda", "float32"), ("cuda", "bfloat16")):
+        settings = tiny_settings(epochs=3, dtype=dtype)
+        curves[device, dtype] = [e.objective for e in run(tiny(), settings, device=device).epochs]
+    plain, single, half = curves.values()
+    np.testing.assert_allclose(single, plain, rtol=1e-3)
+    np.testing.assert_allclose(half, plain, rtol=0.05)
