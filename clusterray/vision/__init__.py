@@ -6,6 +6,7 @@ Import from the modules: `vit` and `training` need torch, and timm when a networ
 __all__ = [
     "anomaly",
     "augment",
+    "lensiam",
     "mil",
     "prediction",
     "preprocess",
