@@ -17,6 +17,7 @@ _VERBS = {
     "simulate": "make a small survey with known lenses: tiles, catalogue, labels, truth",
     "ingest": "cut catalogue objects out of survey tiles into shards",
     "features": "write the feature table of every cutout",
+    "pretrain": "let the network's trunk learn from simulated pairs, without labels",
     "train": "train the models on labelled shards and write a bundle",
     "tune": "search LightGBM-PU settings with Tune and Optuna",
     "score": "score every cutout with a bundle",

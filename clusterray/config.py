@@ -18,6 +18,7 @@ __all__ = [
     "IngestSettings",
     "NightlySettings",
     "PathSettings",
+    "PretrainSettings",
     "PriceSettings",
     "RankSettings",
     "ScoreSettings",
@@ -190,6 +191,18 @@ class VisionSettings(_Settings):
     """How often a fit whose process died is taken up again before the run fails."""
 
 
+class PretrainSettings(_Settings):
+    """A trunk that learns from simulated pairs, without labels, before it is trained."""
+
+    n_pairs: Positive = 2000
+    lens_share: Fraction = 0.5
+    """Share of pairs with a background cluster; the others have a plain lens cluster each."""
+    epochs: Positive = 50
+    batch_size: Annotated[int, Field(ge=2)] = 64
+    """Pairs in a batch."""
+    learning_rate: PositiveFloat = 5e-4
+
+
 class TrainSettings(_Settings):
     """Positive-unlabelled training, stacking and calibration."""
 
@@ -338,6 +351,7 @@ class Config(_Settings):
     ingest: IngestSettings = IngestSettings()
     features: FeatureSettings = FeatureSettings()
     vision: VisionSettings = VisionSettings()
+    pretrain: PretrainSettings = PretrainSettings()
     train: TrainSettings = TrainSettings()
     score: ScoreSettings = ScoreSettings()
     rank: RankSettings = RankSettings()

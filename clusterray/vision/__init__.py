@@ -9,6 +9,7 @@ __all__ = [
     "checkpoint",
     "feeding",
     "learner",
+    "lensiam",
     "mil",
     "optimisation",
     "prediction",

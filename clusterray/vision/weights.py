@@ -80,14 +80,9 @@ def _fetched(hub: str, sha256: str) -> str:
             f"vision.weights '{hub}' come from a hub, where a file can be replaced: set "
             f"vision.weights_sha256 to the digest that the hub's page shows for {_HUB_FILE}"
         )
-    try:
-        import huggingface_hub
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-    except ImportError as error:
-        raise InputError(
-            f"vision.weights '{hub}' come from a hub, and huggingface_hub is not installed; "
-            "install it, or fetch the file and give its path"
-        ) from error
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
     name, _, revision = hub.partition("@")
     try:
         return huggingface_hub.hf_hub_download(name, _HUB_FILE, revision=revision or None)
