@@ -238,6 +238,8 @@ class ScoreSettings(_Settings):
     dtype: Literal["float32", "bfloat16"] = "float32"
     views: Literal[1, 8] = 1
     """8 averages over all rotations and reflections of a cutout, at eight times the cost."""
+    compile: bool = False
+    """Have torch compile the network: a quarter more on a GPU, for half a minute the first time."""
     keep_embedding: bool = False
     keep_attention: bool = False
     max_reject_fraction: Fraction = 0.01
@@ -339,6 +341,12 @@ class ClusterSettings(_Settings):
     """Actors per pool; null lets the plan choose."""
     row_groups_per_batch: Positive = 1
     """Row groups handed to an actor in one call; never changes a result."""
+    actors_per_gpu: Positive = 3
+    """Processes that share a GPU, so that it computes for one while another fetches its data."""
+    calls_per_gpu_actor: Positive = 1
+    """Row groups that one of them works on at once, each on a CUDA stream of its own."""
+    object_store_gb: PositiveFloat | None = None
+    """Object store of a local cluster; null takes Ray's share of the memory."""
 
 
 class Config(_Settings):

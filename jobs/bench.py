@@ -17,10 +17,12 @@ from clusterray.provenance import provenance
 __all__ = ["BENCHMARKS", "main"]
 
 BENCHMARKS: Final = {
+    "engine": "the engine beside a plain loop on CPUs, and what it costs per row group",
     "feature_value": "average precision of LightGBM-PU on all features and on the first form",
     "features": "the feature sets on one core beside a plain implementation",
     "learning": "what models learn from few known lenses, beside the same ones taught the truth",
     "pu": "learning from known lenses and unlabelled rows, beside pulearn and true labels",
+    "score": "the engine end to end, beside its network alone and a plain PyTorch loop",
     "shards": "size and decode rate of cutout shards beside a fixed_shape_tensor column",
     "simulate": "lenses rendered, beside a straight lenstronomy rendering of the same scenes",
 }

@@ -15,11 +15,11 @@ import ray
 from ray.exceptions import GetTimeoutError
 
 from clusterray import storage
-from clusterray.config import Config, FeatureSettings
+from clusterray.config import Config
 from clusterray.engine import work
 from clusterray.engine.ledger import RowGroup, read_record
 from clusterray.engine.plan import StageCosts
-from clusterray.engine.stages import FinishStage, ReadStage, VitStage
+from clusterray.engine.stages import FinishStage, ReadStage, VitStage, wanted_features
 from clusterray.ensemble import bundle as bundles
 from clusterray.errors import RunError
 
@@ -80,21 +80,23 @@ def of_run(
     rows: int,
     working_seconds: float,
     startup_seconds: float,
-    cpus: float,
+    shape: tuple[float, float],
     bundle: str,
     device: str,
 ) -> MeasuredCosts:
-    """Costs from a run's busy seconds per stage.
+    """Costs from a run's busy seconds per stage on a cluster of `shape`, CPUs and GPUs.
 
     Actors that share cores are busy longer than they work: where the CPU stages were busy for more
-    than the cores had seconds, all of them are scaled down to what the cores had.
+    than the cores had seconds, all of them are scaled down to what the cores had; and so is the
+    network where several actors share a GPU.
     """
-    on_cpu = [s for name, s in busy.items() if not (name == "vit" and device == "cuda")]
-    crowding = max(1.0, sum(on_cpu) / max(cpus * working_seconds, 1e-9))
-    per_row = {
-        name: s / rows / (1.0 if name == "vit" and device == "cuda" else crowding)
-        for name, s in busy.items()
-    }
+    cpus, gpus = shape
+    on_gpu = {"vit"} if device == "cuda" else set()
+    crowding: dict[str, float] = {}
+    for names, units in ((busy.keys() - on_gpu, cpus), (on_gpu, gpus)):
+        share = sum(busy.get(n, 0.0) for n in names) / max(units * working_seconds, 1e-9)
+        crowding |= dict.fromkeys(names, max(1.0, share))
+    per_row = {name: s / rows / crowding[name] for name, s in busy.items()}
     return MeasuredCosts(
         per_row=per_row,
         startup_seconds=round(float(startup_seconds), 3),
@@ -119,7 +121,7 @@ def probe(
     """
     folder = storage.join(config.paths.scores, f"probe-{uuid.uuid4().hex[:8]}")
     task = _probe.options(num_cpus=0.5, num_gpus=1 if device == "cuda" else 0).remote(
-        list(groups[:_PROBED]), config.model_dump(mode="json"), folder
+        list(groups[:_PROBED]), config.model_dump(mode="json"), folder, device
     )
     try:
         per_row, startup, rows = ray.get(task, timeout=_WAIT_SECONDS)
@@ -145,16 +147,17 @@ def probe(
 
 @ray.remote(max_retries=0)
 def _probe(
-    groups: list[RowGroup], config: dict[str, Any], folder: str
+    groups: list[RowGroup], config: dict[str, Any], folder: str, device: str
 ) -> tuple[dict[str, float], float, int]:
     start = time.monotonic()
     settings = Config.model_validate(config)
     bundle = bundles.load(settings.paths.bundle)
-    features = FeatureSettings.model_validate(bundle.settings["features"])
     has_vit = "vit" in bundle.models
-    stages: dict[str, Any] = {"read": ReadStage(groups, features, keep_pixels=has_vit)}
+    stages: dict[str, Any] = {
+        "read": ReadStage(groups, wanted_features(bundle), keep_pixels=has_vit)
+    }
     if has_vit:
-        stages["vit"] = VitStage(settings.paths.bundle, settings.score)
+        stages["vit"] = VitStage(settings.paths.bundle, settings.score, device)
     stages["finish"] = FinishStage(settings.paths.bundle, groups, settings.score, folder)
     startup = time.monotonic() - start
     seconds = dict.fromkeys(stages, 0.0)

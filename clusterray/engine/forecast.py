@@ -74,7 +74,14 @@ def foresee(
     measured : costs of this bundle on this device; None takes the built-in ones.
     """
     costs = measured.stage_costs() if measured else StageCosts()
-    pools = plan_pools(*shape, costs=costs, units=len(groups), workers=config.cluster.workers)
+    pools = plan_pools(
+        *shape,
+        costs=costs,
+        units=len(groups),
+        workers=config.cluster.workers,
+        actors_per_gpu=config.cluster.actors_per_gpu,
+        calls_per_gpu_actor=config.cluster.calls_per_gpu_actor,
+    )
     predicted = forecast(
         groups,
         pools,

@@ -46,29 +46,39 @@ def missing_row_groups(shards: Sequence[Shard], outputs_url: str) -> tuple[list[
 class StageCosts:
     """Seconds of one core (for `vit_gpu`: of one GPU) that one cutout costs in each stage.
 
-    The defaults were measured on one core with 3×128×128 cutouts and the demo's network; they
-    decide pool sizes, never results.
+    The defaults were measured with 5×128×128 cutouts: on a slow core, features on; the network on
+    a CPU is the demo's, on a GPU ViT-S/16 at 224 px. They decide pool sizes, never results.
     """
 
-    read: float = 3e-3
+    read: float = 6e-4
     vit_cpu: float = 2e-3
-    vit_gpu: float = 5e-5
-    finish: float = 2e-4
+    vit_gpu: float = 4e-5
+    finish: float = 4e-5
 
 
 @dataclass(frozen=True)
 class Pools:
-    """Actors per stage, and what each reserves."""
+    """Actors per stage, what each reserves, and how many calls one of them works on at once."""
 
     read: int
     vit: int
     finish: int
     num_cpus: float
     gpus_per_vit: float
+    vit_calls: int = 1
+    finish_calls: int = 4
+    """Its actors wait for storage most of the time."""
 
 
 def plan_pools(
-    cpus: float, gpus: float, *, costs: StageCosts, units: int, workers: int | None = None
+    cpus: float,
+    gpus: float,
+    *,
+    costs: StageCosts,
+    units: int,
+    workers: int | None = None,
+    actors_per_gpu: int = 3,
+    calls_per_gpu_actor: int = 1,
 ) -> Pools:
     """Pool sizes that keep every stage equally busy on a cluster of this shape.
 
@@ -80,6 +90,8 @@ def plan_pools(
     cpus, gpus : of the whole cluster.
     units : row groups to do; no pool is larger.
     workers : actors in the read and ViT pools, where the user says so.
+    actors_per_gpu, calls_per_gpu_actor : they hide the copies of one row group behind the kernels
+        of another.
     """
     on_gpu = gpus >= 1
     weights = {
@@ -91,8 +103,7 @@ def plan_pools(
     cores = max(1.0, cpus * 7 / 8)
     size = {name: max(1, int(cores * w / total)) for name, w in weights.items()}
     if on_gpu:
-        # Three actors a GPU hide the copies of one behind the kernels of another.
-        size["vit"] = 3 * int(gpus)
+        size["vit"] = actors_per_gpu * int(gpus)
     if workers:
         size["read"] = size["vit"] = workers
     size = {name: min(n, max(1, units)) for name, n in size.items()}
@@ -104,4 +115,5 @@ def plan_pools(
         num_cpus=cpu_share(cpus, holders),
         # Ray takes parts of one GPU or whole ones, and an actor works on one.
         gpus_per_vit=min(1.0, int(1e4 * gpus / size["vit"]) / 1e4) if on_gpu else 0.0,
+        vit_calls=calls_per_gpu_actor if on_gpu else 1,
     )

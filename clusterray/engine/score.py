@@ -4,11 +4,11 @@ import json
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from clusterray import schema, storage
-from clusterray.config import Config, FeatureSettings
+from clusterray.config import Config
 from clusterray.engine import work
 from clusterray.engine.costs import MeasuredCosts, of_run, read_costs
 from clusterray.engine.forecast import foresee, spent
@@ -16,14 +16,14 @@ from clusterray.engine.ledger import Receipt, RowGroup, Shard, count_rejects, op
 from clusterray.engine.metrics import RunMeters
 from clusterray.engine.plan import Pools, list_shards, missing_row_groups
 from clusterray.engine.session import planned_shape, session
-from clusterray.engine.stages import FinishStage, ReadStage, VitStage
+from clusterray.engine.stages import FinishStage, ReadStage, VitStage, wanted_features
 from clusterray.engine.telemetry import Progress, RunSummary
 from clusterray.ensemble import bundle as bundles
 from clusterray.errors import ConfigError, RunError
 
 __all__ = ["SCORING_VERSION", "check_survey", "device_of", "run_key", "score"]
 
-SCORING_VERSION: Final = 1
+SCORING_VERSION: Final = 2
 """Raise it when a change to the code changes scores."""
 
 
@@ -79,7 +79,7 @@ def score(config: Config, *, shards: Sequence[Shard] | None = None) -> RunSummar
         worked = _Worked()
         if missing:
             worked = _score_row_groups(missing, config, bundle, outlook.pools, shape=shape)
-            worked.costs(cpus=shape[0], bundle=bundle.digest, device=device).write(folder)
+            worked.costs(shape=shape, bundle=bundle.digest, device=device).write(folder)
     receipts = _receipts(shards, folder)
     rejected = sum(r.rejected for r in receipts)
     seconds = time.monotonic() - start
@@ -99,6 +99,7 @@ def score(config: Config, *, shards: Sequence[Shard] | None = None) -> RunSummar
             "predicted": predicted.to_json(),
             "actual": actual.to_json(),
             "source": outlook.source,
+            "pools": asdict(outlook.pools),
         },
         notes=(f"predicted {predicted} ({outlook.source})", f"actual {actual}") if missing else (),
     )
@@ -126,7 +127,7 @@ class _Worked:
         if not self.first_seconds:
             self.first_seconds, self.first_busy = seconds, sum(busy.values())
 
-    def costs(self, *, cpus: float, bundle: str, device: str) -> MeasuredCosts:
+    def costs(self, *, shape: tuple[float, float], bundle: str, device: str) -> MeasuredCosts:
         """What a cutout costs in each stage."""
         startup = max(0.0, self.first_seconds - self.first_busy)
         return of_run(
@@ -134,7 +135,7 @@ class _Worked:
             rows=max(self.rows, 1),
             working_seconds=self.seconds - startup,
             startup_seconds=startup,
-            cpus=cpus,
+            shape=shape,
             bundle=bundle,
             device=device,
         )
@@ -166,22 +167,26 @@ def _score_row_groups(
 ) -> _Worked:
     settings, url = config.score, config.paths.bundle
     has_vit = "vit" in bundle.models
-    features = FeatureSettings.model_validate(bundle.settings["features"])
     stages = [
         work.Stage(
             "read",
             ReadStage,
-            {"groups": list(groups), "settings": features, "keep_pixels": has_vit},
+            {
+                "groups": list(groups),
+                "settings": wanted_features(bundle),
+                "keep_pixels": has_vit,
+            },
             actors=pools.read,
             num_cpus=pools.num_cpus,
         ),
         work.Stage(
             "vit",
             VitStage,
-            {"bundle_url": url, "settings": settings},
+            {"bundle_url": url, "settings": settings, "device": device_of(bundle, shape[1])},
             actors=pools.vit,
             num_cpus=0 if pools.gpus_per_vit else pools.num_cpus,
             num_gpus=pools.gpus_per_vit,
+            calls=pools.vit_calls,
         ),
         work.Stage(
             "finish",
@@ -194,6 +199,7 @@ def _score_row_groups(
             },
             actors=pools.finish,
             num_cpus=pools.num_cpus,
+            calls=pools.finish_calls,
         ),
     ]
     if not has_vit:

@@ -49,6 +49,7 @@ def session(settings: ClusterSettings) -> Iterator[None]:
         ray.init(
             address=address or "local",
             num_cpus=None if address else settings.num_cpus,
+            object_store_memory=_object_store_bytes(settings) if not address else None,
             include_dashboard=False if address is None else None,
             runtime_env={"env_vars": variables},
             logging_level=logging.WARNING,
@@ -63,6 +64,10 @@ def session(settings: ClusterSettings) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _object_store_bytes(settings: ClusterSettings) -> int | None:
+    return None if settings.object_store_gb is None else int(settings.object_store_gb * 1e9)
 
 
 def _knock(address: str) -> None:

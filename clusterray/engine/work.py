@@ -27,7 +27,11 @@ _ANY_ERROR = re.compile(r"^[\w.]*(?:Error|Exception)\b.*$", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Stage:
-    """One actor pool: a callable class from Arrow table to Arrow table, and what it takes."""
+    """One actor pool: a callable class from Arrow table to Arrow table, and what it takes.
+
+    `calls` is how many calls an actor works on at once, in threads; above 1 the actor must be
+    safe for that.
+    """
 
     name: str
     actor: type
@@ -35,6 +39,7 @@ class Stage:
     actors: int = 1
     num_cpus: float = 1.0
     num_gpus: float = 0.0
+    calls: int = 1
 
 
 def cpu_share(cpus: float, actors: int) -> float:
@@ -85,7 +90,7 @@ def run(
             batch_size=units_per_batch,
             batch_format="pyarrow",
             zero_copy_batch=True,
-            compute=ActorPoolStrategy(size=stage.actors),
+            compute=_pool(stage),
             num_cpus=stage.num_cpus,
             num_gpus=stage.num_gpus or None,
         )
@@ -93,6 +98,17 @@ def run(
         yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
     except Exception as error:
         raise unwrap(error) from error
+
+
+def _pool(stage: Stage) -> ActorPoolStrategy:
+    # A GPU must not wait until the driver hands it the next one.
+    waiting = 4 if stage.num_gpus else 2
+    return ActorPoolStrategy(
+        size=stage.actors,
+        max_concurrent_calls_per_actor=stage.calls,
+        max_tasks_in_flight_per_actor=waiting * stage.calls,
+        enable_true_multi_threading=stage.calls > 1,
+    )
 
 
 def unwrap(error: BaseException) -> ClusterrayError:

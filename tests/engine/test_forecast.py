@@ -84,7 +84,7 @@ def run(busy: dict[str, float], device: str = "cpu") -> MeasuredCosts:
         rows=1000,
         working_seconds=10.0,
         startup_seconds=3.0,
-        cpus=2,
+        shape=(2, 1),
         bundle="b",
         device=device,
     )
@@ -94,10 +94,10 @@ def test_a_crowded_run_counts_what_its_cores_had():
     # 40 busy seconds on 2 cores in 10 s: each second was half a core's.
     assert run({"read": 10.0, "vit": 30.0}).per_row == pytest.approx({"read": 5e-3, "vit": 15e-3})
     assert run({"read": 10.0, "vit": 5.0}).per_row == pytest.approx({"read": 1e-2, "vit": 5e-3})
-    # A GPU's seconds are not the cores'.
+    # A GPU's seconds are not the cores'; three actors were busy on it for all of the 10 s.
     gpu = run({"read": 10.0, "vit": 30.0}, device="cuda")
-    assert gpu.per_row == pytest.approx({"read": 1e-2, "vit": 3e-2})
-    assert gpu.stage_costs().vit_gpu == pytest.approx(3e-2)
+    assert gpu.per_row == pytest.approx({"read": 1e-2, "vit": 1e-2})
+    assert gpu.stage_costs().vit_gpu == pytest.approx(1e-2)
     assert gpu.stage_costs().vit_cpu == StageCosts().vit_cpu
 
 
@@ -110,7 +110,7 @@ def test_the_same_run_again_is_predicted_to_take_as_long(read, vit, cpus):
         rows=10_000,
         working_seconds=working,
         startup_seconds=4.0,
-        cpus=cpus,
+        shape=(cpus, 0),
         bundle="b",
         device="cpu",
     )

@@ -44,7 +44,7 @@ def stages(tiny: Config, groups: list[RowGroup], out: Path):
     features = FeatureSettings.model_validate(bundle.load(tiny.paths.bundle).settings["features"])
     return (
         ReadStage(groups, features, keep_pixels=True),
-        VitStage(tiny.paths.bundle, settings),
+        VitStage(tiny.paths.bundle, settings, "cpu"),
         FinishStage(tiny.paths.bundle, groups, settings, str(out)),
     )
 
@@ -84,15 +84,15 @@ def test_row_with_an_infinite_feature_costs_one_row(tiny, poisoned, tmp_path):
 def test_row_whose_logit_is_not_finite_costs_one_row(tiny, poisoned, tmp_path):
     groups = poisoned({})
     read, vit, finish = stages(tiny, groups, tmp_path)
-    predict = vit.predict
+    score = vit.network.score
 
     def spoiled(*arguments, **settings):
-        scores = predict(*arguments, **settings)
+        scores = score(*arguments, **settings)
         logit = scores.logit.copy()
         logit[3] = np.nan
         return replace(scores, logit=logit)
 
-    vit.predict = spoiled
+    vit.network.score = spoiled
     answer = finish(vit(read(pa.table({"unit": [0]})))).to_pylist()[0]
     assert (answer["scored"], answer["rejected"]) == (5, 1)
     rows, rejects = written(tmp_path, groups[0])

@@ -1,9 +1,13 @@
 import io
+import sys
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from clusterray.engine import work
+from clusterray.engine.host_memory import mapping_of
+from clusterray.engine.parcels import Parcel, pack, unpack
 from clusterray.engine.telemetry import Progress
 from clusterray.errors import ContractError, RunError
 
@@ -21,6 +25,38 @@ class Echo:
         if self.crash in units:
             raise ZeroDivisionError("division by zero in band 2")
         return pa.table({"unit": units, "batch": [len(units)] * len(units)})
+
+
+class Send:
+    def __call__(self, table: pa.Table) -> pa.Table:
+        planes = np.full((64, 40_000), 7, np.uint8)
+        data = pa.table({"row": np.arange(64)})
+        return pack([Parcel(u, data, planes=planes) for u in work.unit_column(table)])
+
+
+class Look:
+    """Says where the pixels that reach it lie."""
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        units, files = [], []
+        for parcel in unpack(table):
+            assert (parcel.planes == 7).all()
+            address = parcel.planes.__array_interface__["data"][0]
+            found = mapping_of(address)
+            units.append(parcel.unit)
+            files.append(found[2] if found else "")
+        return pa.table({"unit": units, "file": files})
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc/self/maps")
+def test_pixels_are_read_where_they_lie_in_the_object_store():
+    stages = [
+        work.Stage("send", Send, num_cpus=0.5),
+        work.Stage("look", Look, num_cpus=0.5, calls=3),
+    ]
+    found = [r for t in work.run(6, stages, verb="t") for r in t.to_pylist()]
+    assert sorted(r["unit"] for r in found) == list(range(6))
+    assert all("/plasma" in r["file"] for r in found), found
 
 
 @pytest.mark.parametrize("per_batch", [1, 3])

@@ -1,0 +1,62 @@
+import mmap
+
+import numpy as np
+import pytest
+
+from clusterray.engine import host_memory
+from clusterray.engine.host_memory import RegisteredStore, mapping_of
+
+PAGES = 16 * mmap.PAGESIZE
+
+
+class Registry:
+    """Takes registrations down; answers that it worked, or what it is told to."""
+
+    def __init__(self, *answers):
+        self.answers, self.calls = list(answers), []
+
+    def __call__(self, start, length, flags):
+        self.calls.append((start, length, flags))
+        return self.answers.pop(0) if self.answers else True
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    """A mapped file in place of the object store, as an array."""
+    file = tmp_path / "plasmaX"
+    file.write_bytes(bytes(PAGES))
+    monkeypatch.setattr(host_memory, "_STORE", str(tmp_path / "plasma"))
+    return np.memmap(file, np.uint8)
+
+
+def address(array):
+    return array.__array_interface__["data"][0]
+
+
+def test_a_mapping_is_found_by_an_address_in_it(store, tmp_path):
+    low, high, file = mapping_of(address(store) + 5000)
+    assert (low, high - low, file) == (address(store), PAGES, str(tmp_path / "plasmaX"))
+    assert mapping_of(0) is None
+
+
+def test_the_store_is_registered_once_and_as_a_whole(store):
+    registry = Registry()
+    registered = RegisteredStore(registry)
+    assert registered.holds(store[4096:9000])
+    assert registered.holds(store[20000:])
+    assert registry.calls == [(address(store), PAGES, 0)]
+
+
+def test_the_heap_is_not_registered(store):
+    registry = Registry()
+    assert not RegisteredStore(registry).holds(np.zeros(10_000_000, np.uint8))
+    assert registry.calls == []
+
+
+def test_a_refusal_is_remembered_after_the_read_only_way_was_tried(store):
+    registry = Registry(False, False)
+    registered = RegisteredStore(registry)
+    assert not registered.holds(store)
+    assert not registered.holds(store[:10])
+    assert [flags for *_, flags in registry.calls] == [0, 8]
+    assert RegisteredStore(Registry(False)).holds(store)
