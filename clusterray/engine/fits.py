@@ -1,73 +1,28 @@
 """One fit of one base model without one fold, and the scores of the rows it did not see.
 
 A fit is named by the fold it leaves out: 0 … K−1 score that fold's rows, `REFIT` learns from all
-folds, scores the held-out rows, and is the model that goes into the bundle.
+folds, scores the held-out rows, and is the model that goes into the bundle. `fit` runs in the
+process that calls it, which may be one of several that share the fit (see `worker_group`).
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from clusterray import storage
-from clusterray.config import Config, TrainSettings
-from clusterray.engine.ledger import RowGroup
-from clusterray.engine.sample import Sample, load
-from clusterray.ensemble.folds import HELD_OUT
+from clusterray.config import TrainSettings
+from clusterray.engine.fit_context import REFIT, FitContext
+from clusterray.engine.network_fit import fit_network, forget
+from clusterray.engine.sample import load
 from clusterray.features.registry import CATEGORICAL
-from clusterray.provenance import seed_for
-from clusterray.pu.labelling import Labelling, unlabelled_prior
 from clusterray.pu.lightgbm_pu import PULightGBM
-from clusterray.pu.nnpu import NnpuRisk, nnpu_risk, odds_correction, two_stream_batches
-from clusterray.vision import anomaly, vit
-from clusterray.vision.prediction import predict
-from clusterray.vision.training import fit as fit_network
+from clusterray.vision import anomaly
+from clusterray.vision.training import EpochLog, Ranks
 
 __all__ = ["REFIT", "FitContext", "artefact_url", "fit", "lightgbm_options", "scores_url"]
-
-REFIT: Final = HELD_OUT
-
-
-@dataclass(frozen=True)
-class FitContext:
-    """What every fit of a training run shares; arrays are in the sample's order.
-
-    `s`, `fold` and `cell` are (n,): label, fold, and sky cell. `prior` is π of the survey.
-    """
-
-    config: Config
-    folder: str
-    groups: tuple[RowGroup, ...]
-    bands: tuple[str, ...]
-    size_px: int
-    feature_names: tuple[str, ...]
-    unlabelled_fraction: float
-    prior: float
-    s: np.ndarray
-    fold: np.ndarray
-    cell: np.ndarray
-
-    @property
-    def labelling(self) -> Labelling:
-        """How the sample came by its labels."""
-        labelling = Labelling(
-            self.config.train.scenario, self.prior, unlabelled_fraction=self.unlabelled_fraction
-        )
-        return labelling.counted(self.s)
-
-    @property
-    def unlabelled_prior(self) -> float:
-        """π_U: what nnPU averages over are the unlabelled rows."""
-        known, rest = float(np.sum(self.s == 1)), float(np.sum(self.s == 0))
-        return unlabelled_prior(
-            self.prior,
-            scenario=self.config.train.scenario,
-            labelled_fraction=known / (known + rest / self.unlabelled_fraction),
-        )
 
 
 def lightgbm_options(settings: TrainSettings, names: Sequence[str]) -> dict[str, Any]:
@@ -90,32 +45,55 @@ def artefact_url(folder: str, name: str) -> str:
     return storage.join(folder, "models", name)
 
 
-def fit(context: FitContext, model: str, leave_out: int) -> None:
-    """Fit `model` without fold `leave_out`; write its files and, last, its scores."""
-    sample = load(context.groups, storage.join(context.folder, "sample"))
-    seen = np.flatnonzero((context.fold >= 0) & (context.fold != leave_out))
-    unseen = np.flatnonzero(context.fold == leave_out)
-    seed = seed_for(context.config.seed, model=model, fold=leave_out)
-    fitter = {"lightgbm": _fit_lightgbm, "vit": _fit_vit}[model]
-    logits, files = fitter(context, sample, seen, unseen, seed)
+def fit(
+    context: FitContext,
+    model: str,
+    leave_out: int,
+    *,
+    ranks: Ranks | None = None,
+    progress: Callable[[EpochLog], None] | None = None,
+) -> None:
+    """Fit `model` without fold `leave_out`; write its files and, last, its scores.
+
+    A network is taken up at the last epoch that was finished, if it was begun before.
+
+    Parameters
+    ----------
+    ranks : which of the processes this is that share a network's fit, the first of which writes;
+        None where it is the only one.
+    progress : called after each epoch of a network.
+
+    Raises
+    ------
+    InputError : no known lens outside the fold, or a checkpoint of another network.
+    RunError : a loss that is not finite, or memory that ran out twice.
+    """
+    ranks = ranks or Ranks()
+    if model == "vit":
+        logits, files = fit_network(context, leave_out, ranks=ranks, progress=progress)
+    else:
+        logits, files = _fit_lightgbm(context, leave_out)
+    if ranks.rank:
+        return
+    ids = context.sample_rows().object_id[context.unseen(leave_out)]
     if leave_out == REFIT:
         for name, data in files.items():
             storage.write_bytes(artefact_url(context.folder, name), data)
     table = pa.table(
         {
-            "object_id": pa.array(sample.object_id[unseen], pa.string()),
+            "object_id": pa.array(ids, pa.string()),
             "logit": pa.array(logits, pa.float32()),
         }
     )
     storage.write_table(scores_url(context.folder, model, leave_out), table)
+    if model == "vit" and ranks.world == 1:
+        forget(context, leave_out)
 
 
-Fitted = tuple[np.ndarray, Mapping[str, bytes]]
-
-
-def _fit_lightgbm(
-    context: FitContext, sample: Sample, seen: np.ndarray, unseen: np.ndarray, seed: int
-) -> Fitted:
+def _fit_lightgbm(context: FitContext, leave_out: int) -> tuple[np.ndarray, Mapping[str, bytes]]:
+    sample = load(context.groups, storage.join(context.folder, "sample"))
+    seen, unseen = context.seen(leave_out), context.unseen(leave_out)
+    seed = context.seed("lightgbm", leave_out)
     names = context.feature_names
     model = PULightGBM(
         names,
@@ -137,77 +115,3 @@ def _fit_lightgbm(
         features = sample.features[seen[context.s[seen] == 0]]
         files["anomaly.safetensors"] = anomaly.fit_features(features).save()
     return logits, files
-
-
-def _fit_vit(
-    context: FitContext, sample: Sample, seen: np.ndarray, unseen: np.ndarray, seed: int
-) -> Fitted:
-    settings, target = context.config.vision, context.config.train.target_prior
-    s, prior = context.s[seen], context.unlabelled_prior
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    network = vit.build(
-        settings,
-        n_bands=len(context.bands),
-        size_px=context.size_px,
-        seed=seed,
-        bands=context.bands,
-    )
-
-    def batches(epoch: int) -> list[np.ndarray]:
-        drawn = two_stream_batches(
-            s,
-            batch_size=settings.batch_size,
-            positives_per_batch=settings.positives_per_batch,
-            seed=seed,
-            epoch=epoch,
-        )
-        return list(drawn)
-
-    def risk(logits: torch.Tensor, labels: torch.Tensor) -> NnpuRisk:
-        return nnpu_risk(
-            logits,
-            labels,
-            prior=prior,
-            loss="logistic",
-            target_prior=target,
-            negative_weight=context.unlabelled_fraction,
-        )
-
-    log = fit_network(
-        network,
-        sample.pixels[seen],
-        step=sample.step[seen],
-        noise_sigma=sample.noise_sigma[seen],
-        labels=s,
-        batches=batches,
-        risk=risk,
-        settings=settings,
-        seed=seed,
-        device=device,
-        threads=1 if device == "cpu" else None,
-    )
-    with torch.no_grad():
-        # The bias takes the correction, so that the network itself gives log-odds at π.
-        network.head.bias.add_(odds_correction(0.0, prior=context.prior, target_prior=target))
-
-    def scored(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        found = predict(
-            network,
-            sample.pixels[rows],
-            step=sample.step[rows],
-            noise_sigma=sample.noise_sigma[rows],
-            micro_batch=context.config.score.micro_batch,
-            dtype=context.config.score.dtype,
-            views=context.config.score.views,
-            device=device,
-            threads=1,
-        )
-        return found.logit, found.embedding
-
-    ordinary = seen[s == 0]
-    return scored(unseen)[0], {
-        "vit.json": json.dumps(network.architecture()).encode(),
-        "vit.safetensors": network.save(),
-        "anomaly.safetensors": anomaly.fit(scored(ordinary)[1]).save(),
-        "vit.log.json": json.dumps(log.to_json(), indent=2).encode(),
-    }

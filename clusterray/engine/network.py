@@ -51,7 +51,7 @@ class _FromPlanes(torch.nn.Module):
     def __init__(self, model: LensViT, *, size_px: int, settings: ScoreSettings) -> None:
         super().__init__()
         self.model, self.size_px = model, size_px
-        self.half, self.views = settings.dtype == "bfloat16", settings.views
+        self.mixed, self.views = settings.dtype == "bfloat16", settings.views
 
     def forward(
         self, raw: torch.Tensor, step: torch.Tensor, sigma: torch.Tensor
@@ -64,7 +64,7 @@ class _FromPlanes(torch.nn.Module):
             softening=settings.asinh_softening,
             size_px=settings.image_size_px,
         )
-        with torch.autocast(raw.device.type, torch.bfloat16, enabled=self.half):
+        with torch.autocast(raw.device.type, torch.bfloat16, enabled=self.mixed):
             output = self.model(images) if self.views == 1 else all_views(self.model, images)
         return tuple(t.float() for t in output)
 

@@ -1,12 +1,14 @@
 """The training sample: labelled rows and a random draw of unlabelled ones, with their pixels.
 
 It is gathered once from the shards into files of its own, so that every fold's fit reads the same
-rows and none of them needs the survey's shards. Truth is never read here or downstream of here.
+rows and none of them needs the survey's shards. Pixels stay in those files: see `sample_rows`.
+Truth is never read here or downstream of here.
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +26,13 @@ from clusterray.errors import InputError
 from clusterray.provenance import uniform_for
 from clusterray.sky import shards as sky_shards
 
-__all__ = ["Choice", "Sample", "choose", "gather", "load"]
+__all__ = ["SAMPLE_VERSION", "Choice", "Sample", "choose", "gather", "load"]
+
+SAMPLE_VERSION: Final = 2
+"""Of the gathered files: part of a training run's key."""
+
+_HASHES: Final = "image_hash"
+_WORDS: Final = 8
 
 
 @dataclass(frozen=True)
@@ -42,25 +50,22 @@ class Choice:
 
 @dataclass(frozen=True)
 class Sample:
-    """The rows themselves, sorted by object_id. Shapes as in `clusterray.sky.shards`."""
+    """What is known of the rows but their pixels, sorted by object_id.
+
+    `image_hashes` (n, 8) are those of the reddest band, by which duplicates are found. The files
+    hold `rows_per_file` rows, and row k stands at `place[k]` in the files one after the other.
+    """
 
     object_id: np.ndarray
     ra_deg: np.ndarray
     dec_deg: np.ndarray
     features: np.ndarray
-    pixels: np.ndarray
-    step: np.ndarray
-    noise_sigma: np.ndarray
+    image_hashes: np.ndarray
+    rows_per_file: tuple[int, ...]
+    place: np.ndarray
 
     def __len__(self) -> int:
         return len(self.object_id)
-
-    def image_hashes(self) -> np.ndarray:
-        """(n, 8) hashes of the reddest band, by which duplicates are found."""
-        parts = np.array_split(self.pixels[:, -1], max(1, len(self) // 512))
-        return np.concatenate(
-            [image_hashes(np.where(red == schema.BLANK, 0, red)) for red in parts]
-        )
 
 
 def choose(shards: Sequence[Shard], labels: pa.Table, *, config: Config) -> Choice:
@@ -120,10 +125,17 @@ class _Gather:
             data, rejects = read_features(
                 group, settings=self.settings, stage="train", keep=self.ids
             )
+            data = data.append_column(_HASHES, _hashes(data))
             write_rejects(storage.join(self.url, "rejects", group.output), rejects)
             storage.write_table(storage.join(self.url, "rows", group.output), data)
             rows.append(data.num_rows)
         return pa.table({"rows": rows})
+
+
+def _hashes(data: pa.Table) -> pa.Array:
+    red = sky_shards.pixels(data)[:, -1]
+    hashes = image_hashes(np.where(red == schema.BLANK, 0, red))
+    return pa.FixedSizeListArray.from_arrays(pa.array(hashes.ravel()), _WORDS)
 
 
 def gather(choice: Choice, url: str, *, config: Config) -> int:
@@ -156,8 +168,11 @@ def load(choice_groups: Sequence[RowGroup], url: str) -> Sample:
     ------
     InputError : no row could be used.
     """
-    parts = [storage.read_table(storage.join(url, "rows", g.output)) for g in choice_groups]
-    parts = [p for p in parts if p.num_rows]
+    columns = ["object_id", "ra_deg", "dec_deg", "features", _HASHES]
+    urls = [storage.join(url, "rows", g.output) for g in choice_groups]
+    with ThreadPoolExecutor(16) as pool:
+        every = list(pool.map(lambda u: storage.read_table(u, columns=columns), urls))
+    parts = [p for p in every if p.num_rows]
     if not parts:
         raise InputError(
             f"no usable training rows; their reasons are in '{storage.join(url, 'rejects')}'"
@@ -173,7 +188,7 @@ def load(choice_groups: Sequence[RowGroup], url: str) -> Sample:
         ra_deg=stacked(lambda p: p.column("ra_deg").to_numpy()),
         dec_deg=stacked(lambda p: p.column("dec_deg").to_numpy()),
         features=stacked(lambda p: list_matrix(p, "features")),
-        pixels=stacked(sky_shards.pixels),
-        step=stacked(lambda p: list_matrix(p, "step")),
-        noise_sigma=stacked(lambda p: list_matrix(p, "noise_sigma")),
+        image_hashes=stacked(lambda p: list_matrix(p, _HASHES)),
+        rows_per_file=tuple(p.num_rows for p in every),
+        place=order,
     )

@@ -5,13 +5,12 @@ Every fit leaves its result in `paths.training`; a run that was cut short takes 
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import ray
 
 from clusterray import storage
 from clusterray.config import Config
@@ -22,15 +21,16 @@ from clusterray.engine.fits import (
     REFIT,
     FitContext,
     artefact_url,
-    fit,
     lightgbm_options,
     scores_url,
 )
 from clusterray.engine.ledger import open_run
+from clusterray.engine.network_fit import log_url
 from clusterray.engine.plan import list_shards
-from clusterray.engine.session import cluster_shape, session
+from clusterray.engine.run_fits import run_fits
+from clusterray.engine.sample_rows import locate
+from clusterray.engine.session import session
 from clusterray.engine.telemetry import Progress, RunSummary
-from clusterray.engine.work import cpu_share, unwrap
 from clusterray.ensemble import bundle as bundles
 from clusterray.ensemble import duplicates, folds, stacking
 from clusterray.ensemble.bootstrap import bootstrap
@@ -73,7 +73,9 @@ def train(config: Config) -> RunSummary:
     key = {
         "seed": config.seed,
         "features": config.features.model_dump(mode="json"),
-        "vision": config.vision.model_dump(mode="json"),
+        "sample": samples.SAMPLE_VERSION,
+        # How many processes share a fit changes rounding alone.
+        "vision": config.vision.model_dump(mode="json", exclude={"workers", "max_failures"}),
         "train": config.train.model_dump(mode="json"),
         # The network scores the rows it did not see as it will score the survey.
         "score": config.score.model_dump(mode="json", include={"micro_batch", "dtype", "views"}),
@@ -123,13 +125,18 @@ class Training:
         s = dict(zip(labels["object_id"].to_pylist(), labels["s"].to_pylist(), strict=True))
         self.s = np.array([s.get(i, 0) for i in self.sample.object_id], np.int8)
         settings = config.train
+        self.rows = locate(
+            self.sample,
+            [storage.join(sample_url, "rows", g.output) for g in choice.groups],
+            shape=(len(survey.band_names), survey.size_px, survey.size_px),
+        )
         self.names = feature_names(survey.band_names, config.features)
         self.context_columns = _columns(settings.context, self.names)
         self.cell = folds.sky_groups(
             self.sample.ra_deg,
             self.sample.dec_deg,
             nside=settings.nside,
-            same=duplicates.image_pairs(self.sample.image_hashes()),
+            same=duplicates.image_pairs(self.sample.image_hashes),
         )
         self.folds = folds.assign(
             self.sample.object_id,
@@ -148,29 +155,10 @@ class Training:
         seconds: dict[str, float] = dict.fromkeys(models, 0.0)
         progress = Progress("train", len(every), unit="fits")
         progress.advance(len(every) - len(missing))
-        for model, spent in self._fitted(missing):
+        for model, spent in run_fits(self.context(), missing):
             seconds[model] += spent
             progress.advance()
         return len(missing), len(every) - len(missing), {k: round(v, 2) for k, v in seconds.items()}
-
-    def _fitted(self, fits: Sequence[tuple[str, int]]) -> Iterator[tuple[str, float]]:
-        cpus, gpus = cluster_shape()
-        context = ray.put(self.context())
-        pending = [
-            _fit.options(
-                num_cpus=cpu_share(cpus, max(1, int(cpus))),
-                num_gpus=1 if model == "vit" and gpus >= 1 else 0,
-                name=f"fit {model} without fold {leave_out}",
-            ).remote(context, model, leave_out)
-            # The longest first, so that none is left alone at the end.
-            for model, leave_out in sorted(fits, key=lambda f: (f[0] != "vit", f[1]))
-        ]
-        while pending:
-            ready, pending = ray.wait(pending)
-            try:
-                yield ray.get(ready[0])
-            except Exception as error:
-                raise unwrap(error) from error
 
     def context(self) -> FitContext:
         """What the fits of this run share."""
@@ -186,6 +174,7 @@ class Training:
             s=self.s,
             fold=self.folds.fold,
             cell=self.cell,
+            rows=self.rows,
         )
 
     @cached_property
@@ -259,6 +248,7 @@ class Training:
             f"{prior.source})",
             *prior.notes,
             *self._lightgbm_notes(),
+            *self._network_notes(),
             f"stack weights: {weights}",
             posterior.choice.note or f"calibrator: {posterior.choice.kind}",
         )
@@ -318,6 +308,16 @@ class Training:
             return ()
         return tuple(f"lightgbm: {n}" for n in json.loads(self._artefact("lightgbm.notes.json")))
 
+    def _network_notes(self) -> tuple[str, ...]:
+        """What each fit has to say, once where it is the same."""
+        if "vit" not in self.config.train.models:
+            return ()
+        said: dict[str, list[str]] = {}
+        for k in (*range(self.folds.n_folds), REFIT):
+            for note in storage.read_json(log_url(self.folder, k))["notes"]:
+                said.setdefault(note, []).append("refit" if k == REFIT else f"fold {k}")
+        return tuple(f"vit ({', '.join(where)}): {note}" for note, where in said.items())
+
     def _network(self) -> vit.LensViT:
         architecture = json.loads(self._artefact("vit.json"))
         return vit.LensViT.load(self._artefact("vit.safetensors"), architecture)
@@ -333,10 +333,3 @@ def _columns(wanted: Sequence[str], names: Sequence[str]) -> list[int]:
             f"train.context: no feature '{unknown[0]}', {did_you_mean(unknown[0], names)}"
         )
     return [names.index(name) for name in wanted]
-
-
-@ray.remote
-def _fit(context: FitContext, model: str, leave_out: int) -> tuple[str, float]:
-    start = time.monotonic()
-    fit(context, model, leave_out)
-    return model, time.monotonic() - start

@@ -47,7 +47,7 @@ class Blocks:
     """
 
     def __init__(self, blocks: Sequence[Arrays], place: NDArray[Any] | None = None) -> None:
-        self.blocks = [b for b in blocks if len(b[0])]
+        self.blocks = [b for b in blocks if len(b[0])] or list(blocks[:1])
         ends = np.cumsum([len(b[0]) for b in self.blocks])
         self.starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)
         self.place = np.arange(ends[-1]) if place is None else np.asarray(place)

@@ -1,0 +1,104 @@
+"""Running the fits of a training run on the cluster, side by side, and showing how they go."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import ray
+from ray.util.queue import Queue
+
+from clusterray.engine.epoch_lines import EpochLines
+from clusterray.engine.fit_context import FitContext
+from clusterray.engine.fit_schedule import FitPlan, plan_fits
+from clusterray.engine.fits import fit
+from clusterray.engine.sample_rows import share
+from clusterray.engine.session import cluster_shape
+from clusterray.engine.work import cpu_share, unwrap
+from clusterray.engine.worker_group import fit_in_group
+
+__all__ = ["run_fits"]
+
+_LOOK_SECONDS = 0.5
+
+
+def run_fits(context: FitContext, fits: Sequence[tuple[str, int]]) -> Iterator[tuple[str, float]]:
+    """Run these fits, (model, fold left out); yield (model, seconds) as they end.
+
+    A network's fit in one process is a Ray task, one in several a Ray Train worker group (see
+    `plan_fits`); either is taken up where it was if processes die. LightGBM fits are tasks beside
+    them. Ray must be joined.
+
+    Raises
+    ------
+    ClusterrayError : the one a fit raised, without Ray's wrapping.
+    """
+    if not fits:
+        return
+    board = Queue(actor_options={"num_cpus": 0})
+    try:
+        yield from _Fits(context, fits, board).run()
+    finally:
+        board.shutdown(force=True)
+
+
+class _Fits:
+    def __init__(self, context: FitContext, fits: Sequence[tuple[str, int]], board: Any) -> None:
+        self.vision, self.board = context.config.vision, board
+        self.networks = [k for model, k in fits if model == "vit"]
+        self.others = [f for f in fits if f[0] != "vit"]
+        self.cpus, gpus = cluster_shape()
+        self.plan = plan_fits(
+            self.cpus,
+            gpus,
+            n_fits=len(self.networks),
+            batch_size=self.vision.batch_size,
+            workers=self.vision.workers,
+        )
+        if self.networks:
+            context = replace(context, rows=share(context.sample_rows()))
+        self.context = ray.put(context)
+
+    def run(self) -> Iterator[tuple[str, float]]:
+        lines = EpochLines(self.vision.epochs)
+        # The longest first, so that none is left alone at the end.
+        at_a_time = self.plan.at_a_time
+        pending = [self._begin("vit", k) for k in self.networks[:at_a_time]]
+        waiting = self.networks[at_a_time:]
+        pending += [self._begin(*other) for other in self.others]
+        while pending:
+            ready, pending = ray.wait(pending, timeout=_LOOK_SECONDS)
+            lines.show(self.board)
+            for ref in ready:
+                try:
+                    model, seconds = ray.get(ref)
+                except Exception as error:
+                    raise unwrap(error) from error
+                if model == "vit" and waiting:
+                    pending.append(self._begin("vit", waiting.pop(0)))
+                yield model, seconds
+        lines.show(self.board)
+
+    def _begin(self, model: str, leave_out: int) -> Any:
+        cpus, gpus, plan = cpu_share(self.cpus, max(1, int(self.cpus))), 0.0, self.plan
+        if model == "vit":
+            # The processes of a group reserve for themselves.
+            cpus, gpus = (0.0, 0.0) if plan.grouped else (plan.num_cpus, plan.num_gpus)
+        return _fit.options(
+            num_cpus=cpus,
+            num_gpus=gpus,
+            max_retries=self.vision.max_failures,
+            name=f"fit {model} without fold {leave_out}",
+        ).remote(self.context, model, leave_out, self.board, plan)
+
+
+@ray.remote
+def _fit(
+    context: FitContext, model: str, leave_out: int, board: Any, plan: FitPlan
+) -> tuple[str, float]:
+    start = time.monotonic()
+    if model == "vit" and plan.grouped:
+        fit_in_group(context, leave_out, plan, board=board)
+    else:
+        fit(context, model, leave_out, progress=lambda log: board.put_nowait((leave_out, log)))
+    return model, time.monotonic() - start
