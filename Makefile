@@ -1,16 +1,18 @@
-# make demo | make test | make lint: each sets up .venv on first use and reuses it after.
+# make demo | make test | make lint | make drill: each sets up .venv on first use and reuses it after.
 #   make setup PYTHON=python3.12              another interpreter
 #   make setup PIP_FLAGS="--extra-index-url …"  another source of wheels (see README, "Installing")
+#   make drill DRILL="--seeds 2 --only node disk"   a few of the drills
 #   make setup VENV_FLAGS=--system-site-packages CONSTRAINTS=/dev/null   keep an installed torch
 PYTHON ?= python3
 VENV ?= .venv
 VENV_FLAGS ?=
 PIP_FLAGS ?=
 CONSTRAINTS ?= constraints.txt
+DRILL ?=
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo test test-slow lint clean
+.PHONY: setup demo test test-slow drill lint clean
 
 setup: $(INSTALLED)
 
@@ -29,6 +31,9 @@ test: $(INSTALLED)
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow
+
+drill: $(INSTALLED)
+	$(BIN)/python -m tests.ray.drill $(DRILL)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -1,0 +1,190 @@
+"""What is lost on purpose while a survey is scored, and what must hold afterwards.
+
+After every drill the same command is run again, and then: every row group has one output, none
+that stood when something was lost is made again by the second run, and the ranking equals the
+undisturbed one byte for byte.
+"""
+
+import random
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from clusterray import storage
+from clusterray.engine.rank import rank
+from tests.ray import drivers
+from tests.ray.drill_survey import DrillSurvey
+from tests.ray.nodes import Nodes, kill
+
+__all__ = ["KINDS", "Outcome", "Run", "drill", "judge"]
+
+ENDS_SECONDS = 240.0
+IN_FLIGHT = 4
+"""Row groups at work at a time: Ray Data hands each of the two actors two."""
+
+
+@dataclass
+class Outcome:
+    """How one drill went.
+
+    `hit` : the run was at work when it was struck. `exit` : its status; None where it was killed.
+    `stood` : outputs at that moment; `redone` : those of them that the struck run itself wrote
+    once more. `failures` : what did not hold.
+    """
+
+    kind: str
+    seed: int
+    hit: bool
+    exit: int | None
+    stood: int
+    redone: int
+    second_run: int
+    seconds: float = 0.0
+    failures: list[str] = field(default_factory=list)
+    said: str = ""
+
+
+class Run:
+    """A scoring run of the survey in a folder of its own."""
+
+    def __init__(
+        self,
+        survey: DrillSurvey,
+        out: Path,
+        address: str,
+        *,
+        no_progress_seconds: float | None = None,
+    ) -> None:
+        shutil.rmtree(out, ignore_errors=True)
+        self.survey, self.out = survey, out
+        self.driver = self.start(address, no_progress_seconds)
+
+    def start(self, address: str, no_progress_seconds: float | None = None) -> drivers.Driver:
+        """Start `clusterray score`, for the first time or once more."""
+        return drivers.start(
+            "score",
+            self.survey.overrides(self.out, "cluster.workers=1"),
+            address=address,
+            log=self.out.parent / f"{self.out.name}.log",
+            no_progress_seconds=no_progress_seconds,
+        )
+
+    def outputs(self) -> dict[str, int]:
+        """Every output with the time it was written, ns."""
+        found = {}
+        for path in (self.out / "scores/rows").glob("*.parquet"):
+            found[path.name] = path.stat().st_mtime_ns
+        return found
+
+    def reach(self, outputs: int) -> bool:
+        """Wait until so many row groups are done; False if the run ends before."""
+        deadline = time.monotonic() + ENDS_SECONDS
+        while len(self.outputs()) < outputs and self.driver.running:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.002)
+        return self.driver.running
+
+    def ended(self) -> int | None:
+        """Wait for the end; the status, or None where it had to be killed."""
+        status = self.driver.wait(timeout_seconds=ENDS_SECONDS)
+        if status is None:
+            self.driver.kill()
+        return status
+
+
+Strike = Callable[[Nodes, Run, random.Random], bool]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One drill: what is struck, and whether the run goes on by itself."""
+
+    what: str
+    strike: Strike
+    survives: bool = True
+
+
+def _worker(nodes: Nodes, run: Run, rng: random.Random) -> bool:
+    pids = [pid for pid in nodes.ray_workers() if pid not in nodes.ray_workers(doing="Agent")]
+    return bool(pids) and kill(rng.choice(pids)) == 1
+
+
+def _actor(nodes: Nodes, run: Run, rng: random.Random) -> bool:
+    # One in the middle of its work, if there is one.
+    pids = nodes.ray_workers(doing=".submit") or nodes.ray_workers(doing="MapWorker")
+    return bool(pids) and kill(rng.choice(pids)) == 1
+
+
+def _node(nodes: Nodes, run: Run, rng: random.Random) -> bool:
+    nodes.lose(rng.choice(nodes.at_work() or nodes.workers))
+    return True
+
+
+def _driver(nodes: Nodes, run: Run, rng: random.Random) -> bool:
+    return run.driver.kill()
+
+
+def _cluster(nodes: Nodes, run: Run, rng: random.Random) -> bool:
+    nodes.lose_all()
+    return run.driver.kill()
+
+
+KINDS = {
+    "worker": Kind("SIGKILL of a worker process", _worker),
+    "actor": Kind("SIGKILL of an actor at work", _actor),
+    "node": Kind("SIGKILL of a node", _node),
+    "driver": Kind("SIGKILL of the driver", _driver, survives=False),
+    "cluster": Kind("SIGKILL of every process of the cluster", _cluster, survives=False),
+}
+
+
+def drill(kind: str, seed: int, nodes: Nodes, survey: DrillSurvey, *, folder: Path) -> Outcome:
+    """Strike a run at a random moment, run it again, and look at what is there."""
+    start, rng = time.monotonic(), random.Random(f"{kind} {seed}")
+    run = Run(survey, folder / f"{kind}-{seed}", nodes.address)
+    outputs = rng.randrange(survey.groups)
+    hit = run.reach(outputs)
+    if not outputs:
+        time.sleep(rng.uniform(0, 3))
+    hit = KINDS[kind].strike(nodes, run, rng) and hit
+    stood = run.outputs()
+    status = run.ended() if KINDS[kind].survives else None
+    outcome = Outcome(kind, seed, hit, status, len(stood), 0, 0)
+    if KINDS[kind].survives and status != 0:
+        outcome.failures.append(f"the run did not go on by itself: exit status {status}")
+        outcome.said = run.driver.said()
+    nodes.restore()
+    judge(outcome, run, nodes, stood)
+    outcome.seconds = time.monotonic() - start
+    return outcome
+
+
+def judge(outcome: Outcome, run: Run, nodes: Nodes, stood: dict[str, int]) -> None:
+    """Run again, rank, and note what does not hold."""
+    survey, fail = run.survey, outcome.failures.append
+    between = run.outputs()
+    outcome.redone = sum(between.get(name) != at for name, at in stood.items())
+    if outcome.redone > IN_FLIGHT:
+        fail(f"{outcome.redone} outputs that stood were made again")
+    run.driver = run.start(nodes.address)
+    if run.ended() != 0:
+        outcome.said = run.driver.said()
+        fail("the second run failed")
+        return
+    after, config = run.outputs(), survey.config(run.out)
+    summary = storage.read_json(f"{config.paths.scores}/summary.json")
+    outcome.second_run = summary["done"]
+    if (summary["done"], summary["skipped"]) != (survey.groups - len(between), len(between)):
+        fail(f"{len(between)} outputs stood, the second run skipped {summary['skipped']}")
+    if any(after.get(name) != at for name, at in between.items()):
+        fail("the second run wrote an output that stood")
+    if len(after) != survey.groups:
+        fail(f"{len(after)} outputs for {survey.groups} row groups")
+    rank(config)
+    if Path(config.paths.ranking, "ranking.parquet").read_bytes() != survey.ranking:
+        fail("the ranking is another one")
+    if not outcome.failures:
+        shutil.rmtree(run.out, ignore_errors=True)

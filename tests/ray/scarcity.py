@@ -1,0 +1,100 @@
+"""Drills in which something runs out: CPUs, the disk of the output, the object store."""
+
+import random
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.ray import drivers
+from tests.ray.drill_survey import DrillSurvey
+from tests.ray.drills import Outcome, Run, judge
+from tests.ray.nodes import Nodes
+
+ACTORS = 2
+"""Of a run with one actor per stage, each of which reserves one CPU."""
+
+__all__ = ["NotHereError", "full_disk", "small_store", "taken_cpus"]
+
+
+class NotHereError(Exception):
+    """This machine does not allow the drill; the message says why."""
+
+
+def taken_cpus(seed: int, nodes: Nodes, survey: DrillSurvey, *, folder: Path) -> Outcome:
+    """Lose a node while another driver holds every CPU that the run does not.
+
+    With an even seed a new node comes, and the run goes on; with an odd one none does, and the run
+    ends when nothing has moved for `execution_no_progress_timeout_s`.
+    """
+    start, rng = time.monotonic(), random.Random(f"taken {seed}")
+    replaced = seed % 2 == 0
+    with drivers.cpus_taken(nodes.address, but=ACTORS):
+        run = Run(survey, folder / f"taken-{seed}", nodes.address, no_progress_seconds=20)
+        hit = run.reach(rng.randrange(1, survey.groups))
+        nodes.lose(rng.choice(nodes.at_work() or nodes.workers))
+        stood = run.outputs()
+        if replaced:
+            nodes.restore()
+        status = run.ended()
+    outcome = Outcome("taken", seed, hit, status, len(stood), 0, 0)
+    outcome.said = run.driver.said()
+    if status is None or (hit and replaced and status):
+        outcome.failures.append(f"the run did not end as it should: exit status {status}")
+    nodes.restore()
+    judge(outcome, run, nodes, stood)
+    outcome.seconds = time.monotonic() - start
+    return outcome
+
+
+def full_disk(seed: int, nodes: Nodes, survey: DrillSurvey, *, folder: Path) -> Outcome:
+    """Score onto a disk that is too small, make it larger, score again."""
+    start, rng = time.monotonic(), random.Random(f"disk {seed}")
+    out = folder / f"disk-{seed}"
+    needed = sum(p.stat().st_size for p in (survey.root / "undisturbed/scores").rglob("*.*"))
+    with _small_disk(out, size=int(needed * rng.uniform(0.2, 0.9))) as enlarge:
+        run = Run(survey, out, nodes.address)
+        status = run.ended()
+        stood = run.outputs()
+        outcome = Outcome("disk", seed, status != 0, status, len(stood), 0, 0)
+        if status != 1 or "No space left on device" not in run.driver.said():
+            outcome.failures.append(f"a full disk was not told: exit status {status}")
+            outcome.said = run.driver.said()
+        if list((out / "scores").rglob(".*")):
+            outcome.failures.append("halves of files were left")
+        enlarge()
+        judge(outcome, run, nodes, stood)
+    outcome.seconds = time.monotonic() - start
+    return outcome
+
+
+@contextmanager
+def _small_disk(place: Path, *, size: int) -> Iterator[object]:
+    place.mkdir(parents=True, exist_ok=True)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
+        raise NotHereError("needs the right to mount: unshare -Urm make drill")
+
+    def enlarge() -> None:
+        subprocess.run(["mount", "-o", "remount,size=256m", str(place)], check=True)
+
+    try:
+        yield enlarge
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+def small_store(seed: int, nodes: Nodes, survey: DrillSurvey, *, folder: Path) -> Outcome:
+    """Score where the object store holds a fraction of what is read ahead."""
+    start = time.monotonic()
+    run = Run(survey, folder / f"store-{seed}", nodes.address)
+    status = run.ended()
+    outcome = Outcome("store", seed, True, status, len(run.outputs()), 0, 0)
+    if status != 0:
+        outcome.failures.append(f"exit status {status}")
+        outcome.said = run.driver.said()
+    judge(outcome, run, nodes, run.outputs())
+    outcome.seconds = time.monotonic() - start
+    return outcome
