@@ -14,15 +14,15 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-import ray
 import torch
 
 from clusterray import config, storage
 from clusterray.engine import fits
 from clusterray.engine import sample as samples
 from clusterray.engine.plan import list_shards
+from clusterray.engine.run_fits import run_fits
 from clusterray.engine.score import score
-from clusterray.engine.session import cluster_shape, session
+from clusterray.engine.session import session
 from clusterray.engine.simulate import simulate
 from clusterray.engine.train import Training, train
 from clusterray.ensemble import bundle
@@ -169,15 +169,8 @@ def _teach(settings: config.Config) -> str:
             s=(y == 1).astype(np.int8), fold=fold,
         )  # fmt: skip
         with session(settings.cluster):
-            _, gpus = cluster_shape()
-            ray.get(
-                [
-                    ray.remote(fits.fit)
-                    .options(num_gpus=1 if m == "vit" and gpus >= 1 else 0)
-                    .remote(context, m, fits.REFIT)
-                    for m in missing
-                ]
-            )
+            for model, seconds in run_fits(context, [(m, fits.REFIT) for m in missing]):
+                print(f"taught: {model}, {seconds:.0f} s", flush=True)
     return folder
 
 
