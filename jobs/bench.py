@@ -22,6 +22,7 @@ BENCHMARKS: Final = {
     "pu": "learning from known lenses and unlabelled rows, beside pulearn and true labels",
     "shards": "size and decode rate of cutout shards beside a fixed_shape_tensor column",
     "simulate": "lenses rendered, beside a straight lenstronomy rendering of the same scenes",
+    "train": "the network's training throughput beside a bare PyTorch loop",
 }
 """Name of a module in `jobs.benchmarks`, and what it measures."""
 

@@ -10,16 +10,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
+import torch
 
 from clusterray import storage
 from clusterray.engine import row_stream, run_fits
 from clusterray.engine.fit_schedule import plan_fits
-from clusterray.engine.fits import fit
+from clusterray.engine.fits import REFIT, fit
 from clusterray.engine.network_fit import checkpoints_url, state_url
 from clusterray.engine.sample_rows import share
 from clusterray.engine.worker_group import fit_in_group
 from clusterray.errors import ContractError, InputError
 from clusterray.vision import checkpoint, vit
+from clusterray.vision.prediction import predict
 from tests.engine.small_fits import KillOnce, outcome, small_context, small_rows
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -78,8 +81,8 @@ def test_streamed_rows_give_the_same_fit(rows, whole, tmp_path):
 def test_windows_of_a_stream_come_in_order_with_the_resident_rows(rows):
     resident = np.array([0, 5, 10])
     stream = row_stream.RowStream(
-        rows.urls, rows_per_file=rows.rows_per_file, place=rows.place, shape=rows.shape,
-        resident=resident,
+        rows.urls, kind="cutouts", rows_per_file=rows.rows_per_file, place=rows.place,
+        shape=rows.shape, resident=resident,
     )  # fmt: skip
     direct = rows.open(resident)
     windows = [np.array([5, 1, 2, 44]), np.array([10, 0, 7]), np.array([30])]
@@ -147,6 +150,35 @@ def test_errors_that_trying_again_does_not_mend_are_told_at_once(rows, tmp_path,
 def test_rows_of_other_bands_are_told(rows, tmp_path):
     wrong = replace(rows, shape=(5, 24, 24))
     with pytest.raises(
-        ContractError, match=r"cutouts are \[3, 24, 24\] .*, expected \[5, 24, 24\]"
+        ContractError, match=r"cutouts of a row are \[3, 24, 24\], expected \[5, 24, 24\]"
     ):
         list(run_fits.run_fits(small_context(tmp_path, wrong), [("vit", 0)]))
+
+
+def test_a_frozen_trunk_is_run_once_for_all_folds(rows, tmp_path):
+    """Kept tokens, then fits without the trunk; scores as of the network that comes out."""
+    base = small_context(tmp_path, rows)
+    trunk = vit.build(base.config.vision, n_bands=3, size_px=24, seed=5).trunk
+    weights = str(tmp_path / "trunk.safetensors")
+    safetensors.torch.save_file(dict(trunk.state_dict()), weights)
+    frozen = (f"vision.weights='{weights}'", "vision.freeze_blocks=2", "vision.cached_views=2",
+              "vision.epochs=2")  # fmt: skip
+    context = small_context(tmp_path, rows, *frozen)
+    list(run_fits.run_fits(context, [("vit", 0), ("vit", REFIT)]))
+    (kept,) = Path(tmp_path, "tokens").iterdir()
+    made = {p.name: p.stat().st_mtime_ns for p in kept.iterdir()}
+    assert sorted(made) == ["0.parquet", "1.parquet", "2.parquet", "3.parquet"]
+    log = storage.read_json(f"{tmp_path}/logs/vit.refit.json")
+    assert any("2 frozen blocks were run once; in place of" in n for n in log["notes"])
+    network = vit.LensViT.load(
+        storage.read_bytes(f"{tmp_path}/models/vit.safetensors"),
+        storage.read_json(f"{tmp_path}/models/vit.json"),
+    )
+    for name, value in trunk.blocks.state_dict().items():
+        assert torch.equal(network.trunk.blocks.state_dict()[name], value)
+    held = context.unseen(REFIT)
+    pixels, step, sigma = rows.open(held).take(held)
+    scores = predict(network, pixels, step=step, noise_sigma=sigma, micro_batch=4, threads=1)
+    np.testing.assert_allclose(outcome(context, "vit.refit")[1], scores.logit, atol=1e-5)
+    list(run_fits.run_fits(context, [("vit", 1)]))
+    assert {p.name: p.stat().st_mtime_ns for p in kept.iterdir()} == made
