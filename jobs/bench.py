@@ -25,6 +25,7 @@ BENCHMARKS: Final = {
     "score": "the engine end to end, beside its network alone and a plain PyTorch loop",
     "shards": "size and decode rate of cutout shards beside a fixed_shape_tensor column",
     "simulate": "lenses rendered, beside a straight lenstronomy rendering of the same scenes",
+    "train": "the network's training throughput beside a bare PyTorch loop",
 }
 """Name of a module in `jobs.benchmarks`, and what it measures."""
 

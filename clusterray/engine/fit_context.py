@@ -25,7 +25,8 @@ class FitContext:
     """What every fit of a training run shares; arrays are in the sample's order.
 
     `s`, `fold` and `cell` are (n,): label, fold, and sky cell. `prior` is π of the survey. `rows`
-    says where the cutouts are; without it each fit reads them itself.
+    says where the cutouts are; without it each fit reads them itself. `tokens` are what the frozen
+    part of the network makes of them, where that is kept.
     """
 
     config: Config
@@ -40,6 +41,7 @@ class FitContext:
     fold: np.ndarray
     cell: np.ndarray
     rows: SampleRows | None = None
+    tokens: SampleRows | None = None
 
     def sample_rows(self) -> SampleRows:
         """Where the cutouts are: `rows`, or else found in the sample's folder."""

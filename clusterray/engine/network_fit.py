@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import distributed
 
 from clusterray import storage
-from clusterray.config import ScoreSettings
+from clusterray.config import ScoreSettings, VisionSettings
 from clusterray.engine.epoch_plan import EpochPlan, validation_slice
 from clusterray.engine.fit_context import REFIT, FitContext
 from clusterray.provenance import digest
@@ -19,9 +19,10 @@ from clusterray.pu.nnpu import NnpuRisk, nnpu_risk, odds_correction
 from clusterray.vision import anomaly, vit
 from clusterray.vision.checkpoint import Checkpoints, EpochLog
 from clusterray.vision.feeding import Windowed
-from clusterray.vision.learner import CutoutLearner
+from clusterray.vision.frozen import TokenLearner
+from clusterray.vision.learner import CutoutLearner, Learner
 from clusterray.vision.prediction import predict
-from clusterray.vision.training import Data, Ranks, run
+from clusterray.vision.training import Data, Ranks, cpu_threads, run
 
 __all__ = ["checkpoints_url", "fit_network", "forget", "log_url", "state_url"]
 
@@ -90,9 +91,14 @@ def fit_network(
         seed=seed,
         bands=context.bands,
     )
-    source = sample.open(seen[context.s[seen] == 1])
+    known = seen[context.s[seen] == 1]
+    learner: Learner = CutoutLearner(network, augmented=settings.augment)
+    if context.tokens is not None:
+        learner = TokenLearner(network)
+        notes = (*notes, _replaced(learner.n_frozen, settings))
+    source = (context.tokens or sample).open(known)
     log = run(
-        CutoutLearner(network, augmented=settings.augment),
+        learner,
         Data(
             source,
             labels=context.s,
@@ -114,13 +120,45 @@ def fit_network(
         network.head.bias.add_(
             odds_correction(0.0, prior=context.prior, target_prior=config.train.target_prior)
         )
-    scorer = _Scorer(network, source, config.score, device, ranks)
+    cutouts = source if context.tokens is None else sample.open(known[:0])
+    scorer = _Scorer(network, cutouts, config.score, device, ranks)
     logits, _ = scorer(context.unseen(leave_out))
     if ranks.rank == 0:
         told = log.to_json()
         told["notes"] = [*notes, *told["notes"]]
         storage.write_json(log_url(context.folder, leave_out), told)
-    return logits, _files(context, scorer, leave_out)
+    if leave_out != REFIT:
+        return logits, {}
+    ordinary = seen[context.s[seen] == 0]
+    if isinstance(learner, TokenLearner):
+        embeddings = _pooled(learner, source, ordinary, device)
+    else:
+        embeddings = scorer(ordinary)[1]
+    return logits, {
+        "vit.json": json.dumps(network.architecture()).encode(),
+        "vit.safetensors": network.save(),
+        "anomaly.safetensors": anomaly.fit(embeddings).save(),
+    }
+
+
+@torch.no_grad()
+def _pooled(
+    learner: TokenLearner, source: Windowed, rows: NDArray[np.int64], device: str
+) -> NDArray[np.float32]:
+    """Embeddings of rows whose tokens are kept: the trunk need not run again."""
+    parts = [rows[i : i + _SCORED_AT_ONCE] for i in range(0, len(rows), _SCORED_AT_ONCE)]
+    found = []
+    with cpu_threads(1 if device == "cpu" else None):
+        for part, take in zip(parts, source.windows(parts), strict=True):
+            arrays = tuple(torch.from_numpy(a).to(device) for a in take(part, np.empty))
+            found.append(learner.embedding(learner.prepare(arrays, None)).float().cpu().numpy())
+    return np.concatenate(found)
+
+
+def _replaced(n_frozen: int, settings: VisionSettings) -> str:
+    views = settings.cached_views
+    instead = f"{views} kept orientations" if views > 1 else "nothing (vision.cached_views is 1)"
+    return f"{n_frozen} frozen blocks were run once; in place of augmentation stand: {instead}"
 
 
 def _risk(context: FitContext, ranks: Ranks) -> Callable[[torch.Tensor, torch.Tensor], NnpuRisk]:
@@ -138,19 +176,6 @@ def _risk(context: FitContext, ranks: Ranks) -> Callable[[torch.Tensor, torch.Te
         )
 
     return risk
-
-
-def _files(context: FitContext, scorer: "_Scorer", leave_out: int) -> dict[str, bytes]:
-    """The model that goes into the bundle, with what its embeddings of ordinary rows are like."""
-    if leave_out != REFIT:
-        return {}
-    seen = context.seen(leave_out)
-    network = scorer.network
-    return {
-        "vit.json": json.dumps(network.architecture()).encode(),
-        "vit.safetensors": network.save(),
-        "anomaly.safetensors": anomaly.fit(scorer(seen[context.s[seen] == 0])[1]).save(),
-    }
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Cutouts of a sample that is larger than memory, streamed through Ray Data window by window."""
+"""Rows of a sample that is larger than memory, streamed through Ray Data window by window."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ import ray.data
 from numpy.typing import NDArray
 from ray.data import ActorPoolStrategy
 
-from clusterray.engine.row_files import read_cutouts
+from clusterray.engine.row_files import Kind, read_rows
 from clusterray.engine.work import unwrap
 from clusterray.vision.feeding import Arrays, Blocks, Empty, Take
 
@@ -26,7 +26,7 @@ class RowStream:
     urls : the files.
     rows_per_file : how many rows each holds.
     place : (n,) where row k of the sample stands in the files one after the other.
-    shape : bands, height, width.
+    kind, shape : as in `read_rows`.
     resident : rows to read once and keep, such as the known lenses that every batch holds some of.
     """
 
@@ -34,16 +34,18 @@ class RowStream:
         self,
         urls: Sequence[str],
         *,
+        kind: Kind,
         rows_per_file: Sequence[int],
         place: NDArray[Any],
         shape: tuple[int, int, int],
         resident: NDArray[np.int64],
     ) -> None:
-        self.urls, self.shape, self.place = tuple(urls), shape, np.asarray(place)
+        self.urls, self.place = tuple(urls), np.asarray(place)
+        self.kind, self.shape = kind, shape
         self.ends = np.cumsum(rows_per_file)
         self.resident = np.unique(resident)
         unit = self._unit(self.resident)
-        self._kept = _read(unit, shape)
+        self._kept = _read(unit, kind, shape)
         self._kept_place = np.searchsorted(unit["places"], self.place[self.resident])
 
     @property
@@ -65,7 +67,7 @@ class RowStream:
     def windows(self, rows: Sequence[NDArray[np.int64]]) -> Iterator[Take]:
         """For each window's rows, a function that copies them out of memory."""
         units = [self._unit(np.setdiff1d(r, self.resident)) for r in rows]
-        for unit, arrays in zip(units, _streamed(units, self.shape), strict=True):
+        for unit, arrays in zip(units, _streamed(units, self.kind, self.shape), strict=True):
             yield self._take(unit["places"], arrays)
 
     def _take(self, places: NDArray[Any], arrays: Arrays) -> Take:
@@ -88,23 +90,27 @@ class RowStream:
 
 
 class _Reader:
-    """Actor: the rows of one window."""
+    """Actor: the rows of one window, an array a column."""
 
-    def __init__(self, units: Sequence[Mapping[str, Any]], shape: tuple[int, int, int]) -> None:
+    def __init__(
+        self, units: Sequence[Mapping[str, Any]], kind: Kind, shape: tuple[int, int, int]
+    ) -> None:
         pa.set_cpu_count(1)
-        self.units, self.shape = units, shape
+        self.units, self.kind, self.shape = units, kind, shape
 
     def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        names = ("pixels", "step", "noise_sigma")
         (unit,) = batch["unit"].tolist()
-        return dict(zip(names, _read(self.units[unit], self.shape), strict=True))
+        arrays = _read(self.units[unit], self.kind, self.shape)
+        return {str(k): values for k, values in enumerate(arrays)}
 
 
-def _read(unit: Mapping[str, Any], shape: tuple[int, int, int]) -> Arrays:
-    return read_cutouts(unit["urls"], shape=shape, wanted=unit["wanted"])
+def _read(unit: Mapping[str, Any], kind: Kind, shape: tuple[int, int, int]) -> Arrays:
+    return read_rows(kind, unit["urls"], shape=shape, wanted=unit["wanted"])
 
 
-def _streamed(units: Sequence[Mapping[str, Any]], shape: tuple[int, int, int]) -> Iterator[Arrays]:
+def _streamed(
+    units: Sequence[Mapping[str, Any]], kind: Kind, shape: tuple[int, int, int]
+) -> Iterator[Arrays]:
     """The arrays of each unit, in order."""
     dataset = ray.data.from_items(
         [{"unit": i} for i in range(len(units))], override_num_blocks=len(units)
@@ -114,7 +120,7 @@ def _streamed(units: Sequence[Mapping[str, Any]], shape: tuple[int, int, int]) -
     dataset.context.execution_options.preserve_order = True
     passing = dataset.map_batches(
         _Reader,
-        fn_constructor_kwargs={"units": list(units), "shape": shape},
+        fn_constructor_kwargs={"units": list(units), "kind": kind, "shape": shape},
         batch_size=1,
         compute=ActorPoolStrategy(size=min(_READERS, len(units))),
         # Fits may hold every CPU that is to be had: these must never wait for one.
@@ -122,6 +128,6 @@ def _streamed(units: Sequence[Mapping[str, Any]], shape: tuple[int, int, int]) -
     )
     try:
         for batch in passing.iter_batches(batch_size=None, prefetch_batches=1):
-            yield tuple(np.asarray(batch[name]) for name in ("pixels", "step", "noise_sigma"))
+            yield tuple(np.asarray(batch[str(k)]) for k in range(len(batch)))
     except Exception as error:
         raise unwrap(error) from error

@@ -12,6 +12,7 @@ from clusterray.engine.epoch_lines import EpochLines
 from clusterray.engine.fit_context import FitContext
 from clusterray.engine.fit_schedule import FitPlan, plan_fits
 from clusterray.engine.fits import fit
+from clusterray.engine.frozen_tokens import encode_sample
 from clusterray.engine.sample_rows import share
 from clusterray.engine.session import cluster_shape
 from clusterray.engine.work import cpu_share, unwrap
@@ -56,8 +57,18 @@ class _Fits:
             workers=self.vision.workers,
         )
         if self.networks:
-            context = replace(context, rows=share(context.sample_rows()))
+            context = self._shared(context)
         self.context = ray.put(context)
+
+    @staticmethod
+    def _shared(context: FitContext) -> FitContext:
+        tokens = encode_sample(context)
+        rows = context.sample_rows()
+        if tokens is None:
+            return replace(context, rows=share(rows))
+        # Cutouts are scored once; tokens are gone through at every epoch, and come first.
+        shared = share(rows, beside=tokens.nbytes)
+        return replace(context, rows=shared, tokens=share(tokens))
 
     def run(self) -> Iterator[tuple[str, float]]:
         lines = EpochLines(self.vision.epochs)

@@ -12,7 +12,7 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
-from clusterray.engine.row_files import read_cutouts
+from clusterray.engine.row_files import Kind, read_rows, row_bytes
 from clusterray.engine.row_stream import RowStream
 from clusterray.engine.sample import Sample
 from clusterray.vision.feeding import Blocks, Windowed
@@ -27,14 +27,14 @@ _READER_CPUS = 0.25
 
 @dataclass(frozen=True)
 class SampleRows:
-    """A handle of the sample's cutouts that travels to any process.
+    """A handle of the sample's cutouts, or of their tokens, that travels to any process.
 
     Parameters
     ----------
     object_id : (n,) in the sample's order.
     urls : the gathered files.
     rows_per_file, place : as in `Sample`.
-    shape : bands, height, width.
+    shape, kind : as in `read_rows`.
     refs : blocks of consecutive files in the object store.
     streamed : read in passing at every epoch. Without either, a fit reads the files itself.
     """
@@ -46,6 +46,7 @@ class SampleRows:
     shape: tuple[int, int, int]
     refs: tuple[Any, ...] = ()
     streamed: bool = False
+    kind: Kind = "cutouts"
 
     def __len__(self) -> int:
         return len(self.object_id)
@@ -53,8 +54,7 @@ class SampleRows:
     @property
     def nbytes(self) -> int:
         """Size of all rows, decoded."""
-        bands, height, width = self.shape
-        return len(self) * bands * (2 * height * width + 8)
+        return len(self) * row_bytes(self.kind, self.shape)
 
     @property
     def file_of(self) -> NDArray[np.int64]:
@@ -63,7 +63,7 @@ class SampleRows:
         return np.searchsorted(ends, self.place, side="right").astype(np.int64)
 
     def open(self, resident: NDArray[np.int64]) -> Windowed:
-        """The rows as (pixels, step, noise_sigma), for a fit in this process.
+        """The arrays of the rows, for a fit in this process.
 
         Parameters
         ----------
@@ -71,11 +71,12 @@ class SampleRows:
 
         Raises
         ------
-        ContractError, StorageError : as `read_cutouts`.
+        ContractError, StorageError : as `read_rows`.
         """
         if self.streamed:
             return RowStream(
                 self.urls,
+                kind=self.kind,
                 rows_per_file=self.rows_per_file,
                 place=self.place,
                 shape=self.shape,
@@ -83,7 +84,7 @@ class SampleRows:
             )
         if self.refs:
             return Blocks(ray.get(list(self.refs)), self.place)
-        return Blocks([read_cutouts(self.urls, shape=self.shape)], self.place)
+        return Blocks([read_rows(self.kind, self.urls, shape=self.shape)], self.place)
 
 
 def locate(sample: Sample, urls: Sequence[str], *, shape: tuple[int, int, int]) -> SampleRows:
@@ -91,16 +92,22 @@ def locate(sample: Sample, urls: Sequence[str], *, shape: tuple[int, int, int]) 
     return SampleRows(sample.object_id, tuple(urls), sample.rows_per_file, sample.place, shape)
 
 
-def share(rows: SampleRows) -> SampleRows:
+def share(rows: SampleRows, *, beside: int = 0) -> SampleRows:
     """The same rows in the object store if they fill at most 0.6 of any node's, else streamed.
 
     Ray must be joined.
+
+    Parameters
+    ----------
+    beside : bytes of other rows that are to be there too.
     """
+    if rows.streamed:
+        return rows
     stores = [n["Resources"].get("object_store_memory", 0.0) for n in ray.nodes() if n["Alive"]]
-    if rows.nbytes > _SHARE_OF_STORE * min(stores, default=0.0):
+    if rows.nbytes + beside > _SHARE_OF_STORE * min(stores, default=0.0):
         return replace(rows, streamed=True)
     read = _read.options(num_cpus=_READER_CPUS)
-    refs = tuple(read.remote(urls, rows.shape) for urls in _parts(rows))
+    refs = tuple(read.remote(rows.kind, urls, rows.shape) for urls in _parts(rows))
     # Before fits hold the CPUs; an error is raised where a block is asked for.
     ray.wait(list(refs), num_returns=len(refs), fetch_local=False)
     return replace(rows, refs=refs)
@@ -121,5 +128,5 @@ def _parts(rows: SampleRows) -> Iterator[list[str]]:
 
 
 @ray.remote
-def _read(urls: list[str], shape: tuple[int, int, int]) -> Any:
-    return read_cutouts(urls, shape=shape)
+def _read(kind: Kind, urls: list[str], shape: tuple[int, int, int]) -> Any:
+    return read_rows(kind, urls, shape=shape)

@@ -8,6 +8,7 @@ __all__ = [
     "augment",
     "checkpoint",
     "feeding",
+    "frozen",
     "learner",
     "lensiam",
     "mil",

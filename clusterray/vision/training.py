@@ -27,6 +27,7 @@ from clusterray.vision.vit import LensViT
 __all__ = ["Data", "EpochLog", "Ranks", "Risk", "TrainingLog", "cpu_threads", "fit", "run"]
 
 _MAX_GRADIENT_NORM = 1.0
+_MAX_SAVING_SHARE = 0.1
 
 Rows = NDArray[np.int64]
 
@@ -179,8 +180,8 @@ def run(
     ----------
     risk : (logits, labels) of this process's part of a batch → the risk of the whole batch, and
         gradients which are right when averaged over the processes.
-    checkpoints : where the state is kept after each epoch, and taken up from; the first process
-        alone writes.
+    checkpoints : where the state is kept after an epoch, unless that would take more than a tenth
+        of the time, and taken up from; the first process alone writes.
     progress : called after each epoch, in every process.
 
     Raises
@@ -220,6 +221,7 @@ class _Loop:
         keys = [seed_for(seed, purpose="augmentation", row=name) for name in names]
         self.row_keys = np.array(keys, np.uint64)
         self.finite = torch.empty(0, dtype=torch.bool)
+        self.saved, self.saving = 0.0, 0.0
 
     def _resume(self) -> None:
         if self.checkpoints is None:
@@ -235,8 +237,7 @@ class _Loop:
         try:
             while len(state.history) < self.settings.epochs and not self._stopped():
                 self._epoch(len(state.history))
-                if self.checkpoints is not None and self.ranks.rank == 0:
-                    self.checkpoints.save(state.snapshot())
+                self._save()
                 if progress is not None:
                     progress(state.history[-1])
         finally:
@@ -247,6 +248,17 @@ class _Loop:
             notes.append(f"stopped after epoch {len(state.history) - 1}: best {state.best_epoch}")
         state.finish()
         return TrainingLog(tuple(state.history), tuple(notes), state.best_epoch)
+
+    def _save(self) -> None:
+        """Keep the state, but not so often that it costs more than a tenth of the time."""
+        started = time.perf_counter()
+        if self.checkpoints is None or self.ranks.rank:
+            return
+        if started - self.saved < self.saving / _MAX_SAVING_SHARE:
+            return
+        self.checkpoints.save(self.state.snapshot())
+        self.saved = time.perf_counter()
+        self.saving = self.saved - started
 
     def _stopped(self) -> bool:
         best, patience = self.state.best_epoch, self.settings.patience

@@ -12,6 +12,11 @@ from tests.vision.test_training import batches_of, cross_entropy
 from tests.vision.vision_nets import OPTIONS, cutouts, tiny, tiny_settings
 
 
+@pytest.fixture(autouse=True)
+def _every_epoch(monkeypatch):
+    monkeypatch.setattr(training, "_MAX_SAVING_SHARE", float("inf"))
+
+
 class Killed(BaseException):
     pass
 
@@ -164,3 +169,28 @@ def test_criterion_is_the_risk_of_the_averaged_weights_on_the_slice(tmp_path):
         logits = there.average.module(images).logit
     want = cross_entropy(logits, torch.from_numpy(labels[validation])).risk
     assert there.history[0].criterion == pytest.approx(float(want), rel=1e-5)
+
+
+def test_saving_takes_a_tenth_of_the_time_at_most(tmp_path, monkeypatch):
+    """Saving that takes four epochs' time is done at the first epoch, and then no more in ten."""
+    monkeypatch.setattr(training, "_MAX_SAVING_SHARE", 0.1)
+    clock, saved = [0.0], []
+    monkeypatch.setattr(training.time, "perf_counter", lambda: clock[0])
+
+    class Slow(checkpoint.Checkpoints):
+        def save(self, snapshot):
+            clock[0] += 4.0
+            saved.append(snapshot)
+
+    class Ticking(CutoutLearner):
+        def prepare(self, arrays, seeds):
+            clock[0] += 0.5
+            return super().prepare(arrays, seeds)
+
+    pixels, step, sigma, labels = cutouts(8)
+    data = training.Data(Blocks([(pixels, step, sigma)]), labels, lambda e: [batches_of(8, 4)(e)])
+    training.run(
+        Ticking(tiny(), augmented=False), data, risk=cross_entropy,
+        settings=tiny_settings(epochs=45), seed=3, checkpoints=Slow(str(tmp_path)), threads=1,
+    )  # fmt: skip
+    assert len(saved) == 2
