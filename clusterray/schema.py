@@ -19,6 +19,8 @@ __all__ = [
     "DRIFT",
     "DRIFT_REFERENCE",
     "IMAGE_ENCODING",
+    "INJECTED_LENS",
+    "INJECTED_TWIN",
     "LABELS",
     "REJECTS",
     "SELECTION",
@@ -58,6 +60,9 @@ VERSIONS: Final = {
 }
 BLANK: Final = -32768
 """The int16 value of a pixel without data."""
+INJECTED_LENS: Final = "+lens"
+INJECTED_TWIN: Final = "+off"
+"""How the object_id of a lens injected into a survey row, and of its lens-off twin, ends."""
 IMAGE_ENCODING: Final = "zigzag-int16-byte-planes"
 
 

@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike
 from scipy.spatial import cKDTree
 
 from clusterray import schema, storage
+from clusterray.ensemble.duplicates import is_injected
 from clusterray.ensemble.manifest import (
     ANOMALY,
     DIAGNOSTICS,
@@ -202,7 +203,8 @@ class Bundle:
 
         An id alone is not an identity, for every catalogue counts from 1. An object is a training
         row if it has its id and lies in its cutout (centres get revised), or lies within 2″ of it
-        whatever it is called.
+        whatever it is called. An injected lens or twin is known by its id alone: where it stands,
+        its source stands too, and that is another object.
 
         Parameters
         ----------
@@ -212,18 +214,27 @@ class Bundle:
         if not (len(ids) and len(self.oof)):
             return np.full(len(ids), -1, np.int64)
         places = _unit_vectors(ra_deg, dec_deg)
-        chord, nearest = self._trained.query(places)
-        rows = np.where(chord <= np.radians(_SAME_ARCSEC / 3600), nearest, -1)
+        standing, tree = self._standing
+        chord, nearest = tree.query(places, distance_upper_bound=np.radians(_SAME_ARCSEC / 3600))
+        rows = np.where(np.isfinite(chord), np.append(standing, -1)[nearest], -1)
+        rows[[is_injected(name) for name in object_id]] = -1
         found = pc.index_in(ids, value_set=self.oof.column("object_id").combine_chunks())
         named = found.fill_null(-1).to_numpy(zero_copy_only=False)
-        apart = np.linalg.norm(places - self._trained.data[named], axis=1)
+        apart = np.linalg.norm(places - self._places[named], axis=1)
         half_width = np.radians(self.size_px * self.pixel_scale_arcsec / 2 / 3600)
         rows = np.where((named >= 0) & (apart <= half_width), named, rows)
         return rows.astype(np.int64)
 
     @cached_property
-    def _trained(self) -> cKDTree:
-        return cKDTree(_unit_vectors(self.oof.column("ra_deg"), self.oof.column("dec_deg")))
+    def _places(self) -> np.ndarray[Any, np.dtype[np.float64]]:
+        return _unit_vectors(self.oof.column("ra_deg"), self.oof.column("dec_deg"))
+
+    @cached_property
+    def _standing(self) -> tuple[np.ndarray[Any, np.dtype[np.int64]], cKDTree]:
+        """Training rows that are the survey's own, and a tree of their places."""
+        own = [not is_injected(name) for name in self.oof.column("object_id").to_pylist()]
+        rows = np.flatnonzero(own).astype(np.int64)
+        return rows, cKDTree(self._places[rows])
 
     def fold_of(
         self, object_id: Sequence[str], *, ra_deg: ArrayLike, dec_deg: ArrayLike

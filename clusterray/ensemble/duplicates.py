@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clusterray.errors import InputError
+from clusterray.schema import INJECTED_LENS, INJECTED_TWIN
 
-__all__ = ["image_hashes", "image_pairs", "origin_pairs"]
+__all__ = ["image_hashes", "image_pairs", "is_injected", "origin_pairs", "origins"]
 
 _SIDE = 16
 _WORDS = _SIDE * _SIDE // 32
@@ -83,12 +84,22 @@ def _close(hashes: NDArray[np.uint32], group: NDArray[np.int64]) -> Iterator[Pai
             yield np.sort(pair, axis=1)
 
 
+def is_injected(object_id: str) -> bool:
+    """Whether a row is a lens injected into a survey row, or its lens-off twin."""
+    return object_id.endswith((INJECTED_LENS, INJECTED_TWIN))
+
+
+def origins(object_id: Sequence[str]) -> list[str]:
+    """The survey row (n,) that each row was made from: of a row that was not made, itself."""
+    return [name.removesuffix(INJECTED_LENS).removesuffix(INJECTED_TWIN) for name in object_id]
+
+
 def origin_pairs(origin: Sequence[str | None]) -> Pairs:
     """(k, 2) rows that were made from the same thing: an injection, its twin and its source.
 
     Parameters
     ----------
-    origin : (n,) what each row was made from, e.g. the object_id of the source; None where nothing.
+    origin : (n,) what each row was made from, e.g. by `origins`; None where nothing.
     """
     first: dict[str, int] = {}
     pairs = [

@@ -1,4 +1,4 @@
-"""LightGBM as this project uses it: checked parameters, one binned data set, soft labels."""
+"""LightGBM as this project uses it: checked parameters, one binned data set, labels as they are."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,14 +7,16 @@ from typing import Any, Final
 import lightgbm
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit, logit
 
 from clusterray.errors import ConfigError, did_you_mean
 from clusterray.provenance import seed_for
+from clusterray.pu.labelling import LabelModel
 
 __all__ = ["DEFAULTS", "Booster", "Fit"]
 
 DEFAULTS: Final[Mapping[str, int | float | bool]] = {
-    "num_iterations": 300,
+    "num_iterations": 200,
     "learning_rate": 0.05,
     "num_leaves": 6,
     "max_depth": -1,
@@ -27,7 +29,7 @@ DEFAULTS: Final[Mapping[str, int | float | bool]] = {
     "bagging_fraction": 0.8,
     "bagging_freq": 1,
     "path_smooth": 0.0,
-    "extra_trees": True,
+    "extra_trees": False,
     "max_bin": 255,
 }
 """LightGBM parameters that may be set, with values for a handful of positives."""
@@ -40,16 +42,41 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Fit:
-    """A trained booster.
+    """A trained booster: η is its raw score plus `start`.
 
-    `boost` is the factor on the weight of positives that its odds contain; `held_out_loss`
-    (iterations,) is the mean cross-entropy of the held-out rows after each iteration, empty where
-    none were given.
+    `held_out_loss` (iterations,) is the mean −log P(s|η) of the held-out rows after each iteration,
+    empty where none were given.
     """
 
     booster: lightgbm.Booster
-    boost: float
+    start: float
     held_out_loss: Floats
+
+
+@dataclass(frozen=True)
+class _Likelihood:
+    """−log P(s|η) of weighted rows in the form in which LightGBM asks for it."""
+
+    model: LabelModel
+    labels: NDArray[np.int8]
+    weight: Floats
+    start: float
+
+    def steps(self, raw: Floats, data: lightgbm.Dataset) -> tuple[Floats, Floats]:
+        """Gradient and Fisher information of each row."""
+        eta = raw + self.start
+        gradient, information = self.model.newton(eta, self.labels == 1)
+        known = self.labels == -1
+        if known.any():
+            # One negative against labelled lenses, whose odds are κσ/(1−σ) there.
+            p = expit(eta[known] + np.log(self.model.gain))
+            gradient[known], information[known] = p, p * (1.0 - p)
+        return self.weight * gradient, self.weight * information
+
+    def mean(self, raw: Floats, data: lightgbm.Dataset) -> tuple[str, float, bool]:
+        """The mean, named, and that it is the better the lower."""
+        value = self.model.loss(np.clip(raw + self.start, -30.0, 30.0), self.labels == 1)
+        return "label_loss", float(self.weight @ value / self.weight.sum()), False
 
 
 @dataclass(frozen=True)
@@ -102,7 +129,7 @@ class Booster:
         return {
             **DEFAULTS,
             **self.params,
-            "objective": "cross_entropy",
+            "metric": "None",
             "monotone_constraints": [self.monotone.get(n, 0) for n in self.names],
             "seed": seed_for(self.seed, purpose="lightgbm") % 2**31,
             "deterministic": True,
@@ -127,61 +154,50 @@ class Booster:
     def fit(
         self,
         data: lightgbm.Dataset,
-        positive: Floats,
-        negative: Floats,
+        labels: NDArray[np.int8],
+        weight: Floats,
         *,
+        model: LabelModel,
         rows: NDArray[np.int64] | None = None,
         held_out: NDArray[np.int64] | None = None,
         num_iterations: int | None = None,
     ) -> Fit:
-        """Train on rows that are positive and negative by these masses (n,) of the whole data set.
+        """Train η to the greatest likelihood of labels (n,) in {1, 0, −1} under `model`.
 
-        Cross-entropy on the share of the positive mass is what two weighted copies of a row sum
-        to. Positives are weighted up to a mass of 1,000, but at most to half of all: with a handful
-        of them the penalties on leaves would let none be seen.
+        Steps are by Fisher scoring (`LabelModel.newton`). Known lenses count up to 1,000 rows, but
+        at most half of all: with a handful of them the penalties on leaves would let none be seen.
+        That multiplies κ, and so is set back by the model itself.
 
         Parameters
         ----------
+        weight : (n,) times each row counts.
         rows : which to train on; None takes all.
-        held_out : rows to judge every iteration by, with the same weighting.
+        held_out : rows to judge every iteration by, as they come.
         num_iterations : replaces the parameter.
         """
-        chosen = slice(None) if rows is None else rows
-        boost = _boost(float(positive[chosen].sum()), float(negative[chosen].sum()))
-        parameters = self.parameters()
+        chosen = np.arange(len(labels)) if rows is None else np.sort(rows)
+        s, counts = labels[chosen], weight[chosen]
+        known, rest = float(counts[s == 1].sum()), float(counts[s == 0].sum())
+        boost = min(rest / known, max(1.0, _ENOUGH / known))
+        boosted = LabelModel(gain=boost * model.gain, c=model.c)
+        start = float(logit(boosted.posterior(np.array(boost * known / rest))))
+        counts = counts * np.where(s == 1, boost, 1.0)
+        likelihood = _Likelihood(boosted, s, counts * (len(s) / counts.sum()), start)
+        parameters = {**self.parameters(), "objective": likelihood.steps}
         if num_iterations is not None:
             parameters["num_iterations"] = num_iterations
-        train = _labelled(data, positive, negative, boost, rows)
+        part = data if rows is None else data.subset(chosen.tolist()).construct()
         history: dict[str, dict[str, list[float]]] = {}
         judged: dict[str, Any] = {}
         if held_out is not None:
+            others = np.sort(held_out)
+            unseen = _Likelihood(model, labels[others], weight[others], start)
             judged = {
-                "valid_sets": [_labelled(data, positive, negative, boost, held_out)],
+                "valid_sets": [data.subset(others.tolist()).construct()],
                 "valid_names": ["held_out"],
+                "feval": unseen.mean,
                 "callbacks": [lightgbm.record_evaluation(history)],
             }
-        booster = lightgbm.train(parameters, train, **judged)
-        losses = history.get("held_out", {}).get("cross_entropy", [])
-        return Fit(booster, boost, np.asarray(losses, dtype=np.float64))
-
-
-def _boost(positive: float, negative: float) -> float:
-    """Factor on the weight of positives."""
-    return min(negative / positive, max(1.0, _ENOUGH / positive))
-
-
-def _labelled(
-    data: lightgbm.Dataset,
-    positive: Floats,
-    negative: Floats,
-    boost: float,
-    rows: NDArray[np.int64] | None,
-) -> lightgbm.Dataset:
-    """The rows, sharing the bins of `data`, with soft labels and weights of mean 1."""
-    part = data if rows is None else data.subset(np.sort(rows).tolist()).construct()
-    chosen = slice(None) if rows is None else np.sort(rows)
-    lens, other = boost * positive[chosen], negative[chosen]
-    mass = lens + other
-    part.set_label(np.divide(lens, mass, out=np.zeros_like(mass), where=mass > 0))
-    part.set_weight(mass * (len(mass) / mass.sum()))
-    return part
+        booster = lightgbm.train(parameters, part, **judged)
+        losses = history.get("held_out", {}).get("label_loss", [])
+        return Fit(booster, start, np.asarray(losses, dtype=np.float64))

@@ -22,7 +22,7 @@ from clusterray.provenance import seed_for
 from clusterray.pu.label_loss import LabelLoss
 from clusterray.pu.labelling import Labelling, LabelModel
 
-__all__ = ["LINKS", "unlabelled_posterior"]
+__all__ = ["LINKS", "steepness", "unlabelled_posterior"]
 
 LINKS: Final = ("linear", "saturated", "isotonic")
 
@@ -88,6 +88,27 @@ def unlabelled_posterior(
     w = np.where(p < 1.0, (1.0 - model.c) * p / np.maximum(1.0 - model.c * p, 1e-300), 1.0)
     place = np.cumsum(binned.used) - 1
     return np.where(s == 1, 1.0, w[place[binned.bin]]), link
+
+
+def steepness(
+    scores: Floats,
+    s: NDArray[np.int8],
+    *,
+    labelling: Labelling,
+    weight: Floats | None = None,
+) -> float:
+    """The slope a ≥ 0 with which log-odds a z + b of p(y=1|x) explain labels s (n,) best.
+
+    Parameters
+    ----------
+    scores : (n,) z, out-of-fold, known non-lenses left out.
+    weight : (n,) how much each row counts.
+    """
+    binned = _Binned(scores, s, weight)
+    labels = np.repeat(np.array([1, 0], np.int8), len(binned.z))
+    masses = np.concatenate(binned.masses())
+    loss = LabelLoss(labels, labelling=labelling, weight=masses)
+    return _line(binned.z, np.concatenate([binned.z, binned.z]), loss, masses)[0]
 
 
 def _choose(binned: _Binned, labelling: Labelling, seed: int) -> str:

@@ -14,10 +14,16 @@ from scipy.special import expit
 from clusterray.errors import BundleError, InputError
 from clusterray.provenance import seed_for
 from clusterray.pu.boosting import DEFAULTS, Booster
-from clusterray.pu.elkan_noto import copy_masses, cross_fit_splits
+from clusterray.pu.elkan_noto import cross_fit_splits
 from clusterray.pu.feature_rows import checked_features
-from clusterray.pu.label_link import unlabelled_posterior
-from clusterray.pu.labelling import Labelling, Scenario, check_labels, check_weights
+from clusterray.pu.label_link import steepness
+from clusterray.pu.labelling import (
+    Labelling,
+    LabelModel,
+    Scenario,
+    check_labels,
+    check_weights,
+)
 from clusterray.pu.row_forms import Form, WholeCutouts, row_form
 
 __all__ = ["DEFAULTS", "EARLY_STOPPING_LENSES", "PULightGBM"]
@@ -28,6 +34,10 @@ EARLY_STOPPING_LENSES: Final = 50
 _MARK = "clusterray:"
 _CROSS_FITS = 5
 _SCORED_AT_ONCE = 65_536
+_MOST_STRETCHED = 4.0
+_SIGMOID = "\nobjective=cross_entropy\nfeature_names="
+_OF_LABELS: Final = LabelModel(gain=1.0, c=1.0)
+"""P(s=1|η) = σ(η)."""
 
 Floats = NDArray[np.float64]
 
@@ -35,19 +45,22 @@ Floats = NDArray[np.float64]
 class PULightGBM:
     """Log-odds of p(y=1|x) at π of the survey, from named features; NaN is a missing value.
 
-    A booster of s is cross-fitted, its scores give each unlabelled row the probability w(x) of
-    being a lens, and a second booster learns those probabilities: cross-entropy on w is what the
-    two weighted copies of Elkan & Noto (2008) sum to. A few positives are weighted up, and the
-    odds are set back afterwards, in the leaves of the first tree, so that the LightGBM text says
-    all that is needed to score.
+    The trees are steps in the log-odds η of p(y=1|x) to the greatest likelihood of the labels,
+    P(s=1|x) = cσ(η) single-sample, odds κσ(η) case-control (`LabelModel`). This is the two-copies
+    form (Elkan & Noto 2008) with the weights w(x) of the unlabelled rows taken afresh at every
+    tree: the gradient is that of copies with w = (1−c)σ/(1−cσ), and boosting it is expectation
+    maximisation (Ward et al. 2009). Known non-lenses are negatives of the same weight as a row of
+    the survey. A few known lenses are weighted up, which the label model sets back.
 
-    The number of iterations is where the cross-entropy of s on held-out rows, summed over the
-    splits, is least: labels are the only thing that PU data let one be honest about. With fewer
-    than 50 known lenses all iterations are used, and `notes_` says so.
+    The number of iterations is where the likelihood of s of held-out rows, summed over five
+    splits, is greatest: labels are the only thing that PU data let one be honest about. There also
+    the shrinkage of an early stop is undone: the log-odds are stretched as held-out labels ask for,
+    and shifted to mean(p) = π on held-out rows. With fewer than 50 known lenses all iterations are
+    used, nothing is stretched, and `notes_` says so. The LightGBM text holds the result: all that
+    is needed to score.
 
     In the patch forms every patch of a cutout is a row of its own with the cutout's label, and a
-    cutout's score is its best patch's, or the mean of its three best. One offset makes the mean
-    probability π; how steep the pooled score is, is left to the calibrator.
+    cutout's score is its best patch's, or the mean of its three best.
 
     Parameters
     ----------
@@ -99,8 +112,8 @@ class PULightGBM:
     ) -> Self:
         """Fit to features (n, f) with labels s (n,) in {1, 0, −1}.
 
-        Known non-lenses are learned as negatives and take no part in g, c or π. Sets `booster_`,
-        `num_iterations_`, `link_` (see `label_link`) and `notes_`.
+        Known non-lenses are learned as negatives and take no part in c, π, the number of
+        iterations or the stretch. Sets `booster_`, `num_iterations_`, `stretch_` and `notes_`.
 
         Parameters
         ----------
@@ -116,30 +129,22 @@ class PULightGBM:
         """
         x, labels = self._checked(values, s, names)
         counts = check_weights(weight, labels, where="PULightGBM")
-        booster, labelling = self._booster(), self._labelling()
-        survey = labels >= 0
+        counts = np.ones(len(labels)) if counts is None else counts
+        booster, labelling = self._booster(), self._labelling().counted(labels, counts)
         data = booster.dataset(self._form.rows(x))
-        scores = self._cross_fit(booster, data, x, labels, groups, counts)
-        w = np.zeros(len(labels))
-        w[survey], self.link_ = unlabelled_posterior(
-            scores[survey],
-            labels[survey],
-            labelling=labelling,
-            seed=self.seed,
-            weight=None if counts is None else counts[survey],
-        )
-        positive, negative = copy_masses(labels, w, labelling=labelling, weight=counts)
+        scores = self._cross_fit(booster, data, x, labels, groups, counts, labelling)
         fitted = booster.fit(
             data,
-            self._form.spread(positive),
-            self._form.spread(negative),
+            self._form.spread(labels),
+            self._form.spread(counts * np.where(labels == -1, self.unlabelled_fraction, 1.0)),
+            model=labelling.model(labels, counts),
             num_iterations=self.num_iterations_,
         )
-        self.booster_ = fitted.booster
-        shift = -float(np.log(fitted.boost))
-        if self.form != "cutout":
-            shift = self._offset(x, labels, counts, shift)
-        _shift_leaves(self.booster_, shift)
+        survey = np.flatnonzero(labels >= 0)
+        self._settle_stretch(scores[survey], labels[survey], counts[survey], labelling)
+        offset = self._offset(self.stretch_ * scores[survey], labels[survey], counts[survey])
+        shift = self.stretch_ * fitted.start + offset
+        self.booster_ = _line_of(fitted.booster, self.stretch_, shift)
         return self
 
     def label_scores(
@@ -161,7 +166,13 @@ class PULightGBM:
         x, labels = self._checked(values, s, names)
         booster = self._booster()
         return self._cross_fit(
-            booster, booster.dataset(self._form.rows(x)), x, labels, groups, None
+            booster,
+            booster.dataset(self._form.rows(x)),
+            x,
+            labels,
+            groups,
+            np.ones(len(labels)),
+            labelling=None,
         )
 
     def decision_function(self, values: ArrayLike, names: Sequence[str]) -> NDArray[np.float64]:
@@ -279,16 +290,23 @@ class PULightGBM:
         x: NDArray[Any],
         labels: NDArray[np.int8],
         groups: ArrayLike | None,
-        weight: Floats | None,
+        weight: Floats,
+        labelling: Labelling | None,
     ) -> Floats:
-        """Held-out scores of s (n,), NaN for known non-lenses; settles `num_iterations_`."""
-        counts = np.ones(len(labels)) if weight is None else weight
-        positive = self._form.spread(counts * (labels == 1))
-        negative = self._form.spread(counts * (labels == 0))
+        """Held-out log-odds (n,) of y, or of s without a labelling; settles `num_iterations_`.
+
+        NaN for known non-lenses.
+        """
+        s, counts = self._form.spread(labels), self._form.spread(weight)
         splits = list(self._splits(labels, groups))
         fits = [
             booster.fit(
-                data, positive, negative, rows=self._form.places(t), held_out=self._form.places(h)
+                data,
+                s,
+                counts,
+                model=labelling.model(labels[t], weight[t]) if labelling else _OF_LABELS,
+                rows=self._form.places(t),
+                held_out=self._form.places(h),
             )
             for t, h in splits
         ]
@@ -296,7 +314,7 @@ class PULightGBM:
         scores = np.full(len(labels), np.nan)
         for fitted, (_, held_out) in zip(fits, splits, strict=True):
             raw = self._raw(fitted.booster, x[held_out], self.num_iterations_)
-            scores[held_out] = raw - np.log(fitted.boost)
+            scores[held_out] = raw + fitted.start
         return scores
 
     def _splits(
@@ -324,22 +342,25 @@ class PULightGBM:
         else:
             self.num_iterations_ = int(np.argmin(losses.mean(axis=0))) + 1
 
-    def _offset(
-        self, x: NDArray[Any], labels: NDArray[np.int8], weight: Floats | None, start: float
-    ) -> float:
-        """What to add to pooled logits so that the survey's mean probability is π."""
-        logits = self._raw(self.booster_, x) + start
-        counts = np.ones(len(labels)) if weight is None else weight
-        single = self.scenario == "single-sample"
-        of_known = self.unlabelled_fraction if single else 0.0
-        share = counts * np.where(labels == 1, of_known, labels == 0)
+    def _settle_stretch(
+        self, scores: Floats, s: NDArray[np.int8], weight: Floats, labelling: Labelling
+    ) -> None:
+        self.stretch_ = 1.0
+        if int(np.sum(s == 1)) >= EARLY_STOPPING_LENSES and np.ptp(scores) > 0:
+            found = steepness(scores, s, labelling=labelling, weight=weight)
+            self.stretch_ = float(np.clip(found, 1.0 / _MOST_STRETCHED, _MOST_STRETCHED))
+
+    def _offset(self, scores: Floats, s: NDArray[np.int8], weight: Floats) -> float:
+        """What to add to log-odds so that the survey's mean probability is π."""
+        of_known = self.unlabelled_fraction if self.scenario == "single-sample" else 0.0
+        share = weight * np.where(s == 1, of_known, 1.0)
         share /= share.sum()
 
         def excess(b: float) -> float:
-            return float(share @ expit(logits + b)) - self.prior
+            return float(share @ expit(scores + b)) - self.prior
 
-        reach = 40.0 + float(np.abs(logits).max())
-        return start + float(brentq(excess, -reach, reach))
+        reach = 40.0 + float(np.abs(scores).max())
+        return float(brentq(excess, -reach, reach))
 
     def _raw(
         self, booster: lightgbm.Booster, x: NDArray[Any], num_iterations: int | None = None
@@ -356,7 +377,13 @@ class PULightGBM:
         return np.concatenate(pooled)
 
 
-def _shift_leaves(booster: lightgbm.Booster, shift: float) -> None:
-    """Add a constant to every raw score, in the first tree, which holds the base offset too."""
-    for leaf in range(booster.dump_model(num_iteration=1)["tree_info"][0]["num_leaves"]):
-        booster.set_leaf_output(0, leaf, booster.get_leaf_output(0, leaf) + shift)
+def _line_of(booster: lightgbm.Booster, stretch: float, shift: float) -> lightgbm.Booster:
+    """The booster of stretch × raw score + shift, its probability the sigmoid of that."""
+    for tree, described in enumerate(booster.dump_model()["tree_info"]):
+        for leaf in range(described["num_leaves"]):
+            # The first tree holds the base.
+            value = stretch * booster.get_leaf_output(tree, leaf) + (shift if tree == 0 else 0.0)
+            booster.set_leaf_output(tree, leaf, value)
+    # A loss of our own leaves no line that says how a raw score becomes a probability.
+    text = booster.model_to_string()
+    return lightgbm.Booster(model_str=text.replace("\nfeature_names=", _SIGMOID, 1))

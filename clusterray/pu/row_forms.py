@@ -33,7 +33,7 @@ class WholeCutouts:
         """Feature rows of cutouts (n, f): they themselves."""
         return x
 
-    def spread(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    def spread(self, values: NDArray[Any]) -> NDArray[Any]:
         """Values (n,) of cutouts as those of their rows."""
         return values
 
@@ -109,7 +109,7 @@ class PatchBags(WholeCutouts):
         rows = np.concatenate([own, shared], axis=2).reshape(n * self.n_patches, -1)
         return np.asarray(rows)
 
-    def spread(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    def spread(self, values: NDArray[Any]) -> NDArray[Any]:
         """Values (n,) of cutouts as those of their rows."""
         return np.repeat(values, self.n_patches)
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from clusterray.provenance import seed_for
+from clusterray.schema import INJECTED_LENS, INJECTED_TWIN
 from clusterray.simulate import halo, negatives, scene
 from clusterray.simulate.cutouts import CutoutMaker
 from clusterray.simulate.observe import SKY_MAG, Exposure, blur, noise_equivalent_px
@@ -164,7 +165,7 @@ def _attempt(
     images = find_images(background.members, plane, maker.frame, exposures, recipe.criterion)
     if len(images.multiple) < 2:
         return None
-    system = System(f"{object_id}+lens", "lens", foreground, background)
+    system = System(f"{object_id}{INJECTED_LENS}", "lens", foreground, background)
     row = truth_row(
         system,
         images,
@@ -202,8 +203,8 @@ def _add(
     tries: int,
 ) -> Injected:
     system, truth = made
-    object_id = system.object_id.removesuffix("+lens")
-    twin_id = f"{object_id}+off"
+    object_id = system.object_id.removesuffix(INJECTED_LENS)
+    twin_id = f"{object_id}{INJECTED_TWIN}"
     noise = np.random.default_rng(seed_for(maker.seed, inject=object_id, part="noise"))
     normal = noise.standard_normal(cutout.shape, dtype=np.float32)
     gain = np.array([e.gain(maker.frame.pixel_arcsec) for e in exposures], np.float32)

@@ -1,8 +1,8 @@
 """Learning from positives and unlabelled rows: ours, pulearn's, LightGBM on s, and true labels.
 
 Every method boosts the same trees on the same rows. Probabilities are judged on fresh rows against
-the known posterior; differences come with the standard error of a bootstrap over those rows, the
-same resamples for all.
+the known posterior, and every figure is the mean over several draws of each world; differences come
+with the standard error of a bootstrap over the fresh rows, the same resamples for all.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.special import expit, logit
 from sklearn.metrics import average_precision_score
 
-from clusterray.pu import PULightGBM, estimate_prior
+from clusterray.pu import ElkanNotoClassifier, PULightGBM, estimate_prior
 from clusterray.pu.boosting import DEFAULTS
 from jobs.benchmarks.pu_worlds import WORLDS, World, draw
 from jobs.benchmarks.result import Result, seconds_each
@@ -30,6 +30,7 @@ Scores = dict[str, Floats]
 
 _ACCURACY = ("average_precision", "tpr_at_fpr_1e-3", "log_loss")
 _FEW = "true, as few lenses"
+_METHODS = ("ours", "two copies, once", "pulearn", "LightGBM on s", "true labels", _FEW)
 _N_BOOTSTRAP = 100
 _MEMORY_GB = 6.0
 _FIT_ALLOWANCE = (5 - 1) + 2.5
@@ -40,6 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rows", type=int, default=40_000, help="training rows, and test rows")
     parser.add_argument("--prior", type=float, default=0.05)
     parser.add_argument("--labelled", type=float, nargs="+", default=[0.3, 0.6], help="c")
+    parser.add_argument("--draws", type=int, default=3, help="training and test sets of a world")
+    parser.add_argument("--seed", type=int, default=7001, help="of the first draw")
     parser.add_argument("--memory-rows", type=int, default=1_000_000, help="0 leaves memory out")
 
 
@@ -50,13 +53,10 @@ def measure(options: argparse.Namespace) -> Result:
     for kind in WORLDS:
         for c in options.labelled:
             name = f"{kind}, c = {c:g}"
-            train, test = (
-                draw(kind, n=options.rows, prior=options.prior, c=c, seed=seed) for seed in (1, 2)
-            )
-            tables[name] = _compare(train, test, options.prior, c, name)
+            tables[name] = _compare(kind, c, name, options)
             goals |= _goals(name, tables[name], c)
     off = {
-        n: float(np.mean([abs(t["priors"][n]) for t in tables.values()]))
+        n: float(np.mean([np.abs(t["priors"][n]) for t in tables.values()]))
         for n in next(iter(tables.values()))["priors"]
     }
     print("\nmean |log(π̂/π)|: " + ", ".join(f"{n} {v:.3f}" for n, v in off.items()))
@@ -103,6 +103,10 @@ def _fits(train: World, test: World, prior: float) -> tuple[Scores, dict[str, fl
         model = _ours(train, prior)
         return np.asarray(expit(model.decision_function(test.x, model.feature_names)))
 
+    def two_copies() -> Floats:
+        model = ElkanNotoClassifier(_sklearn(), scenario="single-sample", prior=prior)
+        return np.asarray(model.fit(train.x, train.s).predict_proba(test.x))[:, 1]
+
     def pulearn() -> Floats:
         model = ElkanotoPuClassifier(_sklearn(), hold_out_ratio=0.2, random_state=1)
         found = model.fit(train.x, np.where(train.s == 1, 1, -1)).predict_proba(test.x)
@@ -122,42 +126,61 @@ def _fits(train: World, test: World, prior: float) -> tuple[Scores, dict[str, fl
         odds = np.asarray(found)[:, 1] / np.asarray(found)[:, 0] * train.y.sum() / train.s.sum()
         return odds / (1.0 + odds)
 
-    methods: dict[str, Callable[[], Floats]] = {
-        "ours": ours, "pulearn": pulearn, "LightGBM on s": plain, "true labels": oracle,
-        _FEW: oracle_of_few,
-    }  # fmt: skip
+    methods: tuple[Callable[[], Floats], ...] = (
+        ours, two_copies, pulearn, plain, oracle, oracle_of_few,
+    )  # fmt: skip
     scores, seconds = {}, {}
-    for name, method in methods.items():
+    for name, method in zip(_METHODS, methods, strict=True):
         start = process_time()
         scores[name] = method()
         seconds[name] = process_time() - start
     return scores, seconds
 
 
-def _compare(train: World, test: World, prior: float, c: float, title: str) -> dict[str, Any]:
+def _compare(kind: str, c: float, title: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Means over draws of a world; of `priors`, each draw's."""
+    drawn, resampled, priors = [], [], []
+    for seed in range(options.seed, options.seed + 2 * options.draws, 2):
+        train, test = (
+            draw(kind, n=options.rows, prior=options.prior, c=c, seed=s) for s in (seed, seed + 1)
+        )
+        rows, again = _judged(train, test, options.prior, seed)
+        drawn.append(rows)
+        resampled.append(again)
+        priors.append(_priors(train, options.prior))
+    table: dict[str, Any] = {}
+    for method in _METHODS:
+        row = {k: float(np.mean([d[method][k] for d in drawn])) for k in drawn[0][method]}
+        gaps = np.mean([r["ours"] - r[method] for r in resampled], axis=0)
+        for column, found in zip(_ACCURACY, gaps.T, strict=True):
+            row[f"ours − this, {column}"] = float(found[0])
+            row[f"error of that, {column}"] = float(found[1:].std())
+        table[method] = row
+    table["priors"] = {n: [p[n] for p in priors] for n in priors[0]}
+    _show(title, table)
+    return table
+
+
+def _judged(
+    train: World, test: World, prior: float, seed: int
+) -> tuple[dict[str, dict[str, float]], dict[str, Floats]]:
+    """Figures of every method, and its accuracy (1 + resamples, columns) as is and resampled."""
     scores, seconds = _fits(train, test, prior)
     truth = expit(test.log_odds)
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     draws = [np.arange(len(test.y))]
     draws += [rng.integers(0, len(test.y), len(test.y)) for _ in range(_N_BOOTSTRAP)]
     every = {m: [_accuracy(p[d], test.y[d], truth[d]) for d in draws] for m, p in scores.items()}
-    priors = _priors(train, prior, c)
-    table: dict[str, Any] = {}
-    for method, values in every.items():
-        row: dict[str, float] = dict(values[0])
-        for column in _ACCURACY:
-            gaps = np.array(
-                [a[column] - b[column] for a, b in zip(every["ours"], values, strict=True)]
-            )
-            row[f"ours − this, {column}"] = float(gaps[0])
-            row[f"error of that, {column}"] = float(gaps[1:].std())
-        row["slope"] = _slope(scores[method], test.log_odds)
-        row["mean_p_over_prior"] = float(scores[method].mean() / prior)
-        row["seconds"] = seconds[method]
-        table[method] = row
-    table["priors"] = priors
-    _show(title, table)
-    return table
+    rows = {
+        method: {
+            **values[0],
+            "slope": _slope(scores[method], test.log_odds),
+            "mean_p_over_prior": float(scores[method].mean() / prior),
+            "seconds": seconds[method],
+        }
+        for method, values in every.items()
+    }
+    return rows, {m: np.array([[v[k] for k in _ACCURACY] for v in vs]) for m, vs in every.items()}
 
 
 def _accuracy(p: Floats, y: NDArray[np.bool_], truth: Floats) -> dict[str, float]:
@@ -178,7 +201,7 @@ def _slope(p: Floats, log_odds: Floats) -> float:
     return float(np.polyfit(log_odds[both], found, 1)[0])
 
 
-def _priors(train: World, prior: float, c: float) -> dict[str, float]:
+def _priors(train: World, prior: float) -> dict[str, float]:
     """log(π̂/π) of each estimate, all from the same features and labels."""
     from pulearn import (
         HistogramMatchPriorEstimator,
@@ -275,7 +298,7 @@ def _memory(rows: int) -> float:
 def _show(title: str, table: dict[str, Any]) -> None:
     columns = (*_ACCURACY, "slope", "mean_p_over_prior", "seconds")
     print(f"\n{title:24}" + "".join(f"{c:>19}" for c in columns))
-    for method in ("ours", "pulearn", "LightGBM on s", "true labels", _FEW):
+    for method in _METHODS:
         print(f"{method:24}" + "".join(f"{table[method][c]:19.4f}" for c in columns))
-    said = ", ".join(f"{n} {v:+.3f}" for n, v in table["priors"].items())
+    said = ", ".join(f"{n} {np.mean(v):+.3f}" for n, v in table["priors"].items())
     print(f"log(π̂/π): {said}", flush=True)

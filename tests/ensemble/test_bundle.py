@@ -132,6 +132,25 @@ def test_a_training_row_is_known_by_id_and_place_or_by_place_alone(saved):
     assert read.fold_of([], ra_deg=[], dec_deg=[]).to_pylist() == []
 
 
+def test_the_source_of_an_injection_is_another_object(tmp_path):
+    """It stands where its injection does, and is scored as what it is: a row never seen."""
+    oof = oof_table()
+    ids = oof.column("object_id").to_pylist()
+    ids[4], ids[5] = "J12+34+lens", "J12+34+off"
+    place = {c: oof.column(c).to_numpy().copy() for c in ("ra_deg", "dec_deg")}
+    for column in place.values():
+        column[5] = column[4]
+    for at, values in enumerate((ids, *place.values())):
+        oof = oof.set_column(at, oof.column_names[at], pa.array(values))
+    read = bundle.save(str(tmp_path), **contents(oof=oof))
+    asked = ["J12+34", "J12+34+lens", "J12+34+off", "J99+lens", ids[0]]
+    there = {c: np.append(np.full(4, v[4]), v[0]) for c, v in place.items()}
+    rows = read.training_rows(asked, **there)
+    known = read.oof.column("object_id").to_pylist()
+    assert [known[r] if r >= 0 else None for r in rows] == [None, *asked[1:3], None, ids[0]]
+    assert read.fold_of(asked, **there).null_count == 2
+
+
 @pytest.mark.parametrize("models", [("lightgbm",), ("vit",)])
 def test_a_bundle_of_one_model(tmp_path, models):
     bundle.save(str(tmp_path), **contents(models))

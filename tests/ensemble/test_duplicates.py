@@ -57,7 +57,9 @@ def test_pairs_are_those_of_a_slow_loop(seed, flips):
 def test_injection_twin_and_source_share_a_group():
     """Wherever on the sky the injected copies are put."""
     ra, dec = np.array([10.0, 80.0, 150.0, 220.0]), np.array([0.0, 20.0, -30.0, 5.0])
-    same = duplicates.origin_pairs(["a", None, "a", "a"])
+    names = ["J1+2", "J1+3", "J1+2+lens", "J1+2+off"]
+    assert duplicates.origins(names) == ["J1+2", "J1+3", "J1+2", "J1+2"]
+    same = duplicates.origin_pairs(duplicates.origins(names))
     np.testing.assert_array_equal(same, [[0, 2], [0, 3]])
     group = folds.sky_groups(ra, dec, nside=64, same=same)
     assert group[0] == group[2] == group[3] != group[1]

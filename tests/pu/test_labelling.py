@@ -36,6 +36,32 @@ def test_gradient(model):
         np.testing.assert_allclose(gradient, (above - below) / 2e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("model", [LabelModel(2.0, 0.6), LabelModel(1.0, 1.0), LabelModel(50.0, 0)])
+def test_scoring_step_is_the_gradient_and_its_variance(model):
+    eta = np.linspace(-20, 20, 41)
+    yes, no = (np.full(len(eta), flag) for flag in (True, False))
+    slopes = []
+    for labelled in (yes, no):
+        value, slope = model.negative_log_likelihood(eta, labelled)
+        np.testing.assert_allclose(model.loss(eta, labelled), value, rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(model.newton(eta, labelled)[0], slope, rtol=1e-6, atol=1e-12)
+        slopes.append(slope)
+    p = np.exp(-model.negative_log_likelihood(eta, yes)[0])
+    variance = p * slopes[0] ** 2 + (1 - p) * slopes[1] ** 2
+    np.testing.assert_allclose(model.newton(eta, yes)[1], variance, rtol=1e-5, atol=1e-12)
+    # Finite where nothing is left to learn.
+    assert np.isfinite(model.newton(np.array([-800.0, 800.0]), np.array([False, False]))).all()
+
+
+@given(eta=st.floats(-8, 8), c=st.floats(0.01, 0.99))
+def test_scoring_step_is_that_of_two_copies(eta, c):
+    """Cross-entropy of a row in two copies of weights w and 1 − w has the gradient σ − w."""
+    p = expit(eta)
+    w = (1 - c) / c * (c * p) / (1 - c * p)
+    slope, _ = LabelModel(gain=c, c=c).newton(np.array([eta, eta]), np.array([True, False]))
+    np.testing.assert_allclose(slope, [p - 1, p - w], rtol=1e-9, atol=1e-12)
+
+
 def test_posterior_is_g_over_c_and_the_case_control_formula():
     g = np.array([0.01, 0.1, 0.25])
     single = Labelling("single-sample", 0.4, labelled_fraction=0.1).model(np.array([1, 0]))

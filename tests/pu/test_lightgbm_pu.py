@@ -69,6 +69,7 @@ def test_text_holds_everything_that_scores():
     np.testing.assert_array_equal(
         lightgbm.Booster(model_str=text).predict(x, raw_score=True), expected
     )
+    np.testing.assert_allclose(lightgbm.Booster(model_str=text).predict(x), expit(expected))
 
 
 def test_fit_is_repeatable_and_rows_are_independent():

@@ -162,6 +162,43 @@ def test_disagreement_falls_back(monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("ratio", "scatter", "source", "said"),
+    [
+        (2.0, 0.02, "fallback", True),  # large and real
+        (2.0, 0.6, "estimate", True),  # large, and what few lenses scatter by
+        (1.2, 0.001, "estimate", False),  # real, and too small to matter
+        (1.2, 0.6, "estimate", False),
+    ],
+)
+def test_disagreement_is_a_difference_both_large_and_real(
+    monkeypatch, ratio, scatter, source, said
+):
+    """Two estimators of which one reads `ratio` times the other, with this error of log π."""
+    from clusterray.pu import prior
+
+    rng = np.random.default_rng(3)
+    asked = []
+
+    def reading(value):
+        # The first question is about the data, later ones about resamples.
+        error = scatter / np.sqrt(2) * rng.normal() if len(asked) >= 2 else 0.0
+        asked.append(value)
+        return prior.Reading(value * np.exp(error))
+
+    silent = prior.Reading(np.nan, "not asked")
+    monkeypatch.setattr(prior, "read_elkan_noto", lambda cells, rng: reading(0.01 * ratio))
+    monkeypatch.setattr(prior, "read_best_bin", lambda cells: reading(0.01))
+    monkeypatch.setattr(prior, "read_mixture", lambda histogram: silent)
+    monkeypatch.setattr(prior, "read_density_ratio", lambda cells: silent)
+    scores = prior_world(0.01, n_unlabelled=500, n_positive=50, distance=4, seed=1)
+    found = estimate_prior(*scores, scenario="case-control", **SETTINGS)
+    assert found.source == source
+    assert any("differ by more than half" in note for note in found.notes) == said
+    if source == "estimate":
+        assert found.interval[0] <= 0.01 <= found.value <= 0.01 * ratio <= found.interval[1]
+
+
+@pytest.mark.parametrize(
     ("change", "match"),
     [
         ({"positive": []}, r"known lenses: array of shape \(0,\)"),

@@ -65,7 +65,8 @@ def test_patches_find_what_may_be_anywhere(form):
     bright = np.argmax(fresh[lens][:, :18].reshape(-1, 9, 2).sum(axis=2), axis=1)
     loudest = np.argmax(shares[lens][:, :18].reshape(-1, 9, 2).sum(axis=2), axis=1)
     assert np.mean(bright == loudest) > 0.8
-    assert expit(patches.decision_function(x, NAMES)).mean() == pytest.approx(0.1, rel=0.02)
+    # π on rows left out of a fit, and so on fresh ones within the error of 400 lenses.
+    assert expit(found).mean() == pytest.approx(0.1, rel=0.15)
     back = PULightGBM.from_text(patches.to_text())
     np.testing.assert_array_equal(back.decision_function(fresh, NAMES), found)
     pieces = [back.decision_function(fresh[i : i + 7], NAMES) for i in range(0, 70, 7)]

@@ -3,11 +3,19 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+from threadpoolctl import threadpool_limits
 
 from clusterray import schema
 from clusterray.rank import build
 
 MODELS = ("lightgbm", "vit")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    # On small problems threads only wait for one another.
+    with threadpool_limits(1):
+        yield
 
 
 def _made_scores(n, *, seed=0, **columns):

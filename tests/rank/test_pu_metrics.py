@@ -87,8 +87,7 @@ def test_labels_tell_what_truth_tells_about_the_unlabelled_rows(scenario):
         del errors["wrong"]
     else:
         assert errors.pop("wrong") > 6
-    # Five comparisons: the precision curve is slightly optimistic where it is read off steps.
-    assert max(errors.values()) < 3.5, errors
+    assert max(errors.values()) < 3.0, errors
 
 
 def test_intervals_hold_the_truth_about_as_often_as_they_say():
