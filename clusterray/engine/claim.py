@@ -53,7 +53,10 @@ class Holder:
 
 
 class Claim:
-    """A claim of this process, renewed by a thread of its own for as long as it is held."""
+    """A claim of this process, renewed by a thread of its own for as long as it is held.
+
+    `clock_ahead_seconds` : this node's clock against the storage's, when the claim was won.
+    """
 
     def __init__(self, folder: str, *, expires_seconds: float) -> None:
         self.folder, self.expires = folder, expires_seconds
@@ -64,6 +67,7 @@ class Claim:
             "pid": os.getpid(),
             "since": datetime.now(UTC).isoformat(timespec="seconds"),
         }
+        self.clock_ahead_seconds = 0.0
         self._written, self._renewed = 0, 0.0
         self._lost = False
         self._ended = threading.Event()
@@ -77,6 +81,7 @@ class Claim:
             other = self._other()
             if other is None:
                 self._write(_HELD)
+                self.clock_ahead_seconds = self._clock_ahead()
                 self._thread.start()
                 return None
             # Of those that only try, the first by name stays and waits for the others to leave.
@@ -116,6 +121,11 @@ class Claim:
         self.url, self._renewed = url, time.monotonic()
         if before:
             storage.remove(before)
+
+    def _clock_ahead(self) -> float:
+        """0 where the storage keeps no times."""
+        entry = storage.stat(self.url)
+        return time.time() - entry.mtime_ns / 1e9 if entry and entry.mtime_ns else 0.0
 
     def _expired(self) -> bool:
         # Whoever takes over removes it, which a process that slept may learn in no other way.

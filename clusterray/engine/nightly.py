@@ -1,10 +1,11 @@
 """The unattended run of a night: score what is new, rank everything, publish, measure drift."""
 
+import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 from pyarrow import csv
@@ -22,10 +23,13 @@ from clusterray.engine.session import planned_shape, session
 from clusterray.engine.telemetry import RunSummary
 from clusterray.ensemble import bundle as bundles
 from clusterray.ensemble.drift_reference import summarise
+from clusterray.errors import RunError
 from clusterray.provenance import digest
 from clusterray.rank import drift, drift_page
 
 __all__ = ["nightly"]
+
+_CLOCK_SECONDS: Final = 1800.0
 
 
 def nightly(config: Config, *, now: datetime | None = None) -> RunSummary:
@@ -40,8 +44,9 @@ def nightly(config: Config, *, now: datetime | None = None) -> RunSummary:
 
     Raises
     ------
-    InputError, BundleError, RunError : as `score` and `rank`; nothing is published then, and the
-        next run takes up what was done.
+    InputError, BundleError, RunError : as `score` and `rank`, or this node's clock and the
+        storage's differ by more than half an hour; nothing is published then, and the next run
+        takes up what was done.
     """
     start = time.monotonic()
     hour = config.nightly.day_starts_utc_hour
@@ -54,8 +59,20 @@ def nightly(config: Config, *, now: datetime | None = None) -> RunSummary:
         if isinstance(held, Holder):
             note = f"another run is at work ({held}): this one does nothing"
             return _idle(config, start, note)
+        _check_clock(held)
         # It may have been published between the first look and the claim.
         return _done(config, night, start) or _Night(config, night, held, start).run()
+
+
+def _check_clock(claim: Claim) -> None:
+    """A clock that is wrong names the wrong night, and later nights would find theirs published."""
+    ahead = claim.clock_ahead_seconds
+    if abs(ahead) > _CLOCK_SECONDS:
+        raise RunError(
+            f"the clock of {socket.gethostname()} is {abs(ahead) / 3600:.1f} h "
+            f"{'ahead of' if ahead > 0 else 'behind'} that of paths.nightly, so which night it is "
+            "cannot be told; set it (NTP), or run on another node"
+        )
 
 
 def _done(config: Config, night: str, start: float) -> RunSummary | None:

@@ -6,8 +6,10 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 import ray
+from ray.exceptions import AuthenticationError
 
 from clusterray.config import ClusterSettings
 from clusterray.errors import RunError
@@ -21,6 +23,11 @@ _FORWARDED = (
     "AWS_REGION",
     "AWS_DEFAULT_REGION",
     "AWS_REQUEST_CHECKSUM_CALCULATION",
+)
+
+_TOKEN: Final = (
+    "; a cluster with token authentication wants RAY_AUTH_MODE=token and its own token in "
+    "RAY_AUTH_TOKEN, in the file that RAY_AUTH_TOKEN_PATH names, or in ~/.ray/auth_token"
 )
 
 
@@ -55,10 +62,11 @@ def session(settings: ClusterSettings) -> Iterator[None]:
             logging_level=logging.WARNING,
             log_to_driver=False,
         )
-    except (OSError, OverflowError, RuntimeError, ValueError) as error:
+    except (AuthenticationError, OSError, OverflowError, RuntimeError, ValueError) as error:
         raise RunError(
             f"cannot join the Ray cluster at '{address or 'local'}': {error}; "
             "check cluster.address or RAY_ADDRESS, or leave both empty for a local cluster"
+            f"{_TOKEN if address else ''}"
         ) from error
     try:
         yield

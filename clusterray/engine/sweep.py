@@ -4,11 +4,14 @@ import logging
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import fsspec
 import optuna
 import ray
+from pyarrow import fs as pafs
 from ray import tune as ray_tune
 from ray.tune.search.optuna import OptunaSearch
 
@@ -78,6 +81,7 @@ def sweep(
     Raises
     ------
     RunError : no trial ended (the message is the first one's), or Tune's state is not whole.
+    StorageError : `tune.storage` cannot be reached.
     """
     # Tune's own SIGINT handler turns Ctrl-C into a normal end with the trials so far.
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
@@ -88,7 +92,7 @@ def sweep(
     logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     url = config.tune.storage or storage.join(folder, "ray")
-    fs, path = storage.filesystem(url)
+    fs, path = _filesystem(url)
     slots = _slots(n_trials, config.tune.max_concurrent)
     trainable = ray_tune.with_resources(
         ray_tune.with_parameters(
@@ -136,6 +140,25 @@ def sweep(
             "remove it and run again: trials that were judged are kept, and not judged again"
         )
     return _collect(grid)
+
+
+def _filesystem(url: str) -> tuple[pafs.FileSystem, str]:
+    """Where Tune keeps its state: by s3fs where that is installed, for Tune makes folders first.
+
+    pyarrow 26 makes one on S3 by writing an empty object, which a server that keeps real folders
+    refuses.
+
+    Raises
+    ------
+    StorageError : the location cannot be looked into.
+    """
+    fs, path = storage.filesystem(url)
+    # s3fs would make a bucket that is not there.
+    storage.exists(storage.join(url, "tuner.pkl"))
+    if url.startswith("s3://"):
+        with suppress(ImportError):
+            fs = pafs.PyFileSystem(pafs.FSSpecHandler(fsspec.filesystem("s3")))
+    return fs, path
 
 
 def _folder_name(trial: Any) -> str:

@@ -135,3 +135,24 @@ def test_a_claim_that_cannot_be_read_stands_all_the_same(tmp_path):
     (tmp_path / "abc-000001-held.json").write_text("")
     with claimed(str(tmp_path), expires_seconds=60) as held:
         assert held == Holder("another node", 0, "just now", "abc", True)
+
+
+@pytest.mark.parametrize("hours", [-30, 30])
+def test_nodes_whose_clocks_differ_keep_each_other_out(tmp_path, monkeypatch, hours):
+    """Ages are the storage's: neither does a fresh claim look dead, nor a dead one fresh."""
+    real = time.time
+    fresh = leave(tmp_path, age_seconds=30)
+    monkeypatch.setattr(time, "time", lambda: real() + 3600 * hours)
+    with claimed(str(tmp_path), expires_seconds=60) as held:
+        assert isinstance(held, Holder)
+    then = real() - 61
+    os.utime(fresh, (then, then))
+    with claimed(str(tmp_path), expires_seconds=60) as held:
+        assert isinstance(held, Claim)
+        assert held.clock_ahead_seconds / 3600 == pytest.approx(hours, abs=0.01)
+
+
+def test_a_clock_that_is_right_is_not_ahead(folder):
+    with claimed(folder, expires_seconds=60) as held:
+        assert isinstance(held, Claim)
+        assert abs(held.clock_ahead_seconds) < 30

@@ -1,7 +1,11 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -20,7 +24,8 @@ from clusterray.engine.published import latest, night_of
 from clusterray.ensemble import bundle
 from clusterray.errors import RunError
 from clusterray.sky import catalogue, shards
-from tests.engine.tiny_survey import tiny_config
+from tests.engine.tiny_survey import TINY, tiny_config
+from tests.ray.nodes import descendants, kill
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 EVENING = datetime(2026, 11, 26, 22, tzinfo=UTC)
@@ -227,3 +232,67 @@ def test_a_damaged_pointer_is_named(tiny, tmp_path):
     storage.write_json(f"{config.paths.nightly}/latest.json", {"night": 3})
     with pytest.raises(RunError, match=r"latest\.json' is damaged"):
         nightly(config, now=at(0))
+
+
+@pytest.mark.parametrize(("hours", "way"), [(-30, "behind"), (30, "ahead of")])
+def test_a_node_whose_clock_is_wrong_publishes_no_night(tiny, tmp_path, monkeypatch, hours, way):
+    config = copied(tiny, tmp_path)
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 3600 * hours)
+    with pytest.raises(RunError, match=rf"is 30\.0 h {way} that of paths\.nightly.* set it"):
+        nightly(config, now=at(0))
+    assert latest(config.paths.nightly) is None
+    assert not list(Path(config.paths.nightly, "claims").glob("*.json"))
+
+
+@contextmanager
+def night_in_a_process(config: Config, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """`clusterray nightly` as a process with a local Ray of its own; ended with all it started."""
+    places = (f"paths.{k}='{v}'" for k, v in config.dump()["paths"].items() if k != "tiles")
+    words = [word for o in (*TINY, *places) for word in ("--set", o)]
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "clusterray.cli", "nightly", *words],
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        yield process
+    finally:
+        kill(process.pid, *descendants(process.pid))
+        process.wait()
+
+
+def wait_for(pattern: str, folder: Path, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 120
+    while not list(folder.glob(pattern)):
+        assert process.poll() is None, "it ended before"
+        assert time.monotonic() < deadline, "it is not there"
+        time.sleep(0.005)
+
+
+def test_of_two_processes_one_publishes_and_a_killed_night_is_taken_up(tiny, tmp_path):
+    config = copied(tiny, tmp_path)
+    rows, claims = Path(config.paths.scores, "rows"), Path(config.paths.nightly, "claims")
+    shutil.rmtree(rows)
+    shutil.rmtree(Path(config.paths.scores, "receipts"))
+    with night_in_a_process(config, tmp_path / "first.log") as first:
+        wait_for("*-held.json", claims, first)
+        with night_in_a_process(config, tmp_path / "second.log") as second:
+            assert second.wait(timeout=120) == 0
+        assert first.poll() is None
+        said = (tmp_path / "second.log").read_text()
+        assert f"another run is at work (process {first.pid} on " in said
+        wait_for("*.parquet", rows, first)
+    assert latest(config.paths.nightly) is None
+    stood = {p.name: p.stat().st_mtime_ns for p in rows.glob("*.parquet")}
+    assert nightly(config, now=at(0)).done == 0
+    (claim,) = claims.glob("*.json")
+    dead = time.time() - 3600
+    os.utime(claim, (dead, dead))
+    assert nightly(config, now=at(0)).done == 3
+    assert ranking(config, "2026-11-26") == Path(tiny.paths.ranking, "ranking.parquet").read_bytes()
+    assert {n: (rows / n).stat().st_mtime_ns for n in stood} == stood
+    assert not list(claims.glob("*.json"))

@@ -5,12 +5,13 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 import ray
 import ray.cloudpickle
 
 from clusterray import storage
-from clusterray.config import Config
+from clusterray.config import Config, resolve
 from clusterray.engine.ingest import ingest
 from clusterray.engine.ledger import read_shard
 from clusterray.engine.nightly import nightly
@@ -18,8 +19,10 @@ from clusterray.engine.plan import list_shards
 from clusterray.engine.published import latest
 from clusterray.engine.rank import rank
 from clusterray.engine.score import score
+from clusterray.engine.search import SearchSpace, TrialData
+from clusterray.engine.sweep import Trial, sweep
 from clusterray.errors import StorageError
-from clusterray.sky.surveys import resolve
+from clusterray.sky import surveys
 from tests.conftest import forget_clients
 from tests.engine.tiny_survey import tiny_config
 from tests.fault_proxy import FaultProxy, fault_proxy
@@ -68,10 +71,11 @@ def _calm(proxy: FaultProxy) -> Iterator[None]:
     proxy.calm()
 
 
-def test_a_night_through_faults_ends_with_the_same_ranking_and_leaves_no_secret(
+def test_a_night_on_a_slow_and_failing_store_ends_with_the_same_ranking_and_leaves_no_secret(
     tiny, remote, proxy, s3_server
 ):
     proxy.every(busy=9, drop=17, truncate=23)
+    proxy.bytes_per_second = 3e6
     summary = nightly(remote, now=NOW)
     assert min(proxy.faults[kind] for kind in ("503", "drop", "truncate")) > 2
     proxy.calm()
@@ -96,7 +100,7 @@ def test_a_night_through_faults_ends_with_the_same_ranking_and_leaves_no_secret(
 
 
 def test_what_travels_to_workers_holds_no_secret(remote, s3_server):
-    survey = resolve(remote.survey)
+    survey = surveys.resolve(remote.survey)
     groups = [
         group
         for shard in list_shards(
@@ -122,7 +126,7 @@ def test_ingest_through_faults_makes_the_same_shards(tiny, remote, proxy):
     assert proxy.faults["503"] > 3
     proxy.calm()
     assert (summary.done, summary.rows, summary.rejected) == (3, 72, 0)
-    survey = resolve(tiny.survey)
+    survey = surveys.resolve(tiny.survey)
 
     def footers(folder: str) -> list[str]:
         entries = storage.list_files(folder, suffix=".parquet", recursive=False)
@@ -159,8 +163,56 @@ def test_a_bucket_that_is_not_there_is_told(remote, verb):
         VERBS[verb](config)
 
 
-def test_a_store_that_stays_busy_ends_the_run_with_the_object_named(remote, proxy, monkeypatch):
+@pytest.mark.parametrize("verb", ["score", "rank", "nightly"])
+def test_a_store_that_stays_busy_ends_the_run_with_the_object_named(
+    remote, proxy, monkeypatch, verb
+):
     monkeypatch.setattr(storage, "_FIRST_PAUSE_SECONDS", 0.01)
     proxy.every(busy=1)
     with pytest.raises(StorageError, match=r"'s3://survey/tiny/.*\(6 attempts\)"):
-        score(remote)
+        VERBS[verb](remote)
+
+
+def sweep_state(url: str, folder: Path) -> tuple[list[Trial], tuple[str, ...]]:
+    rng = np.random.default_rng(8)
+    data = TrialData(
+        features=rng.normal(size=(120, 3)).astype(np.float32),
+        s=(np.arange(120) < 24).astype(np.int8),
+        fold=(np.arange(120) % 3).astype(np.int8),
+        cell=np.arange(120),
+        feature_names=("a", "b", "c"),
+        scenario="single-sample",
+        prior=0.3,
+        unlabelled_prior=0.2,
+        unlabelled_fraction=1.0,
+        seed=1,
+        options={},
+    )
+    space = SearchSpace.model_validate(
+        {
+            "model": "lightgbm",
+            "objective": "auroc",
+            "n_trials": 2,
+            "parameters": {"num_leaves": {"low": 2, "high": 12}},
+        }
+    )
+    config = resolve({"tune": {"storage": url}, "train": {"n_folds": 3}})
+    return sweep(data, space, config=config, folder=str(folder), n_trials=2, name="sweep")
+
+
+def test_tune_keeps_its_state_in_a_bucket_and_takes_it_up(proxy, tmp_path):
+    proxy.every(busy=11)
+    trials, notes = sweep_state("s3://survey/state", tmp_path)
+    assert proxy.faults["503"] > 0
+    assert ([t.number for t in trials], notes) == ([1, 2], ())
+    there = {storage.name_of(e.url) for e in storage.list_files("s3://survey/state/sweep")}
+    assert "tuner.pkl" in there
+    judged = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.json")}
+    again, _ = sweep_state("s3://survey/state", tmp_path)
+    assert again == trials
+    assert {p: p.stat().st_mtime_ns for p in judged} == judged
+
+
+def test_tune_makes_no_bucket(proxy, tmp_path):
+    with pytest.raises(StorageError, match=r"'s3://nobucket/state.*the bucket does not exist"):
+        sweep_state("s3://nobucket/state", tmp_path)

@@ -1,6 +1,8 @@
 import socket
 
 import pytest
+import ray
+from ray.exceptions import AuthenticationError
 
 from clusterray.config import ClusterSettings
 from clusterray.engine.session import session
@@ -25,4 +27,14 @@ def test_an_address_where_nothing_listens_is_told_at_once(closed_port):
 def test_what_is_no_address_is_told(address):
     told = pytest.raises(RunError, match=f"cannot join .* '{address}': .*; check cluster.address")
     with told, session(ClusterSettings(address=address)):
+        pass
+
+
+def test_a_token_that_is_missing_is_told(monkeypatch):
+    def refuse(**settings: object) -> None:
+        raise AuthenticationError("no authentication token was found")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    told = pytest.raises(RunError, match=r"no authentication token .*wants RAY_AUTH_MODE=token")
+    with told, session(ClusterSettings(address="ray-head")):
         pass

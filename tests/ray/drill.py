@@ -27,9 +27,14 @@ WHAT = {
     **{name: kind.what for name, kind in KINDS.items()},
     "taken": "SIGKILL of a node, all CPUs taken",
     "disk": "output disk full",
+    "read-only": "output place read-only",
     "store": "object store too small",
 }
-DRILLS = {"taken": scarcity.taken_cpus, "disk": scarcity.full_disk}
+DRILLS = {
+    "taken": scarcity.taken_cpus,
+    "disk": scarcity.full_disk,
+    "read-only": scarcity.read_only,
+}
 WIDE: dict[str, Any] = {
     "models": ("lightgbm", "vit"),
     "n_shards": 2,
@@ -37,8 +42,8 @@ WIDE: dict[str, Any] = {
     "rows_per_group": 200,
 }
 """240 MB of pixels, to go through a store of 80."""
-FEWER = {"taken": 4, "disk": 4, "store": 2}
-"""Seeds of drills that have no random moment to meet."""
+FEWER = {"taken": 6, "disk": 4, "read-only": 1, "store": 2}
+"""Seeds of the drills that are no kill at a random moment."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -21,8 +21,9 @@ from tests.ray.nodes import Nodes, kill
 __all__ = ["KINDS", "Outcome", "Run", "drill", "judge"]
 
 ENDS_SECONDS = 240.0
-IN_FLIGHT = 4
-"""Row groups at work at a time: Ray Data hands each of the two actors two."""
+IN_FLIGHT = 10
+"""Row groups at work at a time: Ray Data hands an actor twice as many as it works on at once, and
+there is one that reads, one by one, and one that finishes, up to four at once."""
 
 
 @dataclass

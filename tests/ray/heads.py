@@ -26,12 +26,12 @@ START_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class Head:
-    """A running head: address for drivers, URL for jobs, environment of its clients, its log."""
+    """A running head: address for drivers, URL for jobs, environment of its clients."""
 
     address: str
     url: str
     env: Mapping[str, str]
-    log: Path
+    pid: int
 
 
 @contextmanager
@@ -66,7 +66,7 @@ def head(
     url = f"http://127.0.0.1:{dashboard}"
     try:
         _answers(url, process, log)
-        yield Head(f"127.0.0.1:{gcs}", url, whole, log)
+        yield Head(f"127.0.0.1:{gcs}", url, whole, process.pid)
     finally:
         kill(*descendants(process.pid))
         with contextlib.suppress(ProcessLookupError):

@@ -11,7 +11,7 @@ from typing import Any
 
 from ray.cluster_utils import Cluster
 
-__all__ = ["Nodes", "descendants", "kill", "nodes"]
+__all__ = ["Nodes", "descendants", "kill", "nodes", "title"]
 
 
 class Nodes:
@@ -68,7 +68,7 @@ class Nodes:
         return [
             pid
             for pid in descendants(*roots)
-            if (title := _title(pid)).startswith("ray::") and doing in title
+            if (title := title(pid)).startswith("ray::") and doing in title
         ]
 
     def at_work(self) -> list[Any]:
@@ -108,7 +108,8 @@ def kill(*pids: int) -> int:
     return alive
 
 
-def _title(pid: int) -> str:
+def title(pid: int) -> str:
+    """A process's command line, which Ray's workers rewrite to say what they do."""
     with suppress(OSError):
         return Path(f"/proc/{pid}/cmdline").read_text(errors="replace").replace("\0", " ")
     return ""

@@ -4,7 +4,7 @@ import random
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from tests.ray.nodes import Nodes
 ACTORS = 2
 """Of a run with one actor per stage, each of which reserves one CPU."""
 
-__all__ = ["NotHereError", "full_disk", "small_store", "taken_cpus"]
+__all__ = ["NotHereError", "full_disk", "read_only", "small_store", "taken_cpus"]
 
 
 class NotHereError(Exception):
@@ -51,37 +51,58 @@ def taken_cpus(seed: int, nodes: Nodes, survey: DrillSurvey, *, folder: Path) ->
 
 def full_disk(seed: int, nodes: Nodes, survey: DrillSurvey, *, folder: Path) -> Outcome:
     """Score onto a disk that is too small, make it larger, score again."""
-    start, rng = time.monotonic(), random.Random(f"disk {seed}")
     out = folder / f"disk-{seed}"
     needed = sum(p.stat().st_size for p in (survey.root / "undisturbed/scores").rglob("*.*"))
-    with _small_disk(out, size=int(needed * rng.uniform(0.2, 0.9))) as enlarge:
-        run = Run(survey, out, nodes.address)
-        status = run.ended()
-        stood = run.outputs()
-        outcome = Outcome("disk", seed, status != 0, status, len(stood), 0, 0)
-        if status != 1 or "No space left on device" not in run.driver.said():
-            outcome.failures.append(f"a full disk was not told: exit status {status}")
-            outcome.said = run.driver.said()
-        if list((out / "scores").rglob(".*")):
-            outcome.failures.append("halves of files were left")
-        enlarge()
-        judge(outcome, run, nodes, stood)
+    share = random.Random(f"disk {seed}").uniform(0.2, 0.9)
+    with _disk(out, f"size={int(needed * share)}") as remount:
+        return _refused("disk", seed, nodes, survey, out, "No space left on device", remount)
+
+
+def read_only(seed: int, nodes: Nodes, survey: DrillSurvey, *, folder: Path) -> Outcome:
+    """Score where outputs cannot be written, make it writable, score again."""
+    out = folder / f"read-only-{seed}"
+    with _disk(out / "scores/rows", "ro") as remount:
+        return _refused("read-only", seed, nodes, survey, out, "Read-only file system", remount)
+
+
+def _refused(
+    kind: str,
+    seed: int,
+    nodes: Nodes,
+    survey: DrillSurvey,
+    out: Path,
+    reason: str,
+    remount: Callable[[], None],
+) -> Outcome:
+    start = time.monotonic()
+    run = Run(survey, out, nodes.address)
+    status = run.ended()
+    stood = run.outputs()
+    outcome = Outcome(kind, seed, status != 0, status, len(stood), 0, 0)
+    if status != 1 or reason not in run.driver.said():
+        outcome.failures.append(f"'{reason}' was not told: exit status {status}")
+        outcome.said = run.driver.said()
+    if list((out / "scores").rglob(".*")):
+        outcome.failures.append("halves of files were left")
+    remount()
+    judge(outcome, run, nodes, stood)
     outcome.seconds = time.monotonic() - start
     return outcome
 
 
 @contextmanager
-def _small_disk(place: Path, *, size: int) -> Iterator[object]:
+def _disk(place: Path, option: str) -> Iterator[Callable[[], None]]:
+    """A disk of its own at this place; what is yielded makes it large and writable."""
     place.mkdir(parents=True, exist_ok=True)
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)]
+    mount = ["mount", "-t", "tmpfs", "-o", option, "tmpfs", str(place)]
     if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
         raise NotHereError("needs the right to mount: unshare -Urm make drill")
 
-    def enlarge() -> None:
-        subprocess.run(["mount", "-o", "remount,size=256m", str(place)], check=True)
+    def remount() -> None:
+        subprocess.run(["mount", "-o", "remount,rw,size=256m", str(place)], check=True)
 
     try:
-        yield enlarge
+        yield remount
     finally:
         subprocess.run(["umount", str(place)], check=True)
 

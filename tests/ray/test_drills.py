@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
+from clusterray import storage
+from clusterray.config import ClusterSettings
+from clusterray.engine.score import score
+from clusterray.engine.session import session
+from clusterray.errors import ClusterrayError
 from tests.ray import scarcity
-from tests.ray.drill_survey import DrillSurvey, make
+from tests.ray.drill_survey import DrillSurvey
 from tests.ray.drills import drill
 from tests.ray.nodes import Nodes, nodes
-
-
-@pytest.fixture(scope="module")
-def survey(tmp_path_factory: pytest.TempPathFactory) -> DrillSurvey:
-    return make(tmp_path_factory.mktemp("drill"), n_shards=2, rows_per_group=10)
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +35,26 @@ def test_an_output_disk_that_fills_up_is_told_and_the_rest_scored_later(survey, 
         pytest.skip(str(reason))
     assert outcome.failures == []
     assert 0 < outcome.stood < survey.groups
+
+
+def test_a_bundle_that_a_node_cannot_fetch_is_named(survey, running, tmp_path):
+    """It lies in the memory of this process: the driver reads it, and no other process can."""
+    url = "memory://only-here/bundle"
+    for path in (survey.root / "bundle").iterdir():
+        storage.write_bytes(f"{url}/{path.name}", path.read_bytes())
+    config = survey.config(tmp_path / "out", f"paths.bundle='{url}'")
+    joined = session(ClusterSettings(address=running.address))
+    with joined, pytest.raises(ClusterrayError, match=rf"'{url}/manifest\.json'"):
+        score(config)
+
+
+@pytest.mark.slow
+def test_a_place_that_cannot_be_written_is_told(survey, running, tmp_path):
+    try:
+        outcome = scarcity.read_only(0, running, survey, folder=tmp_path)
+    except scarcity.NotHereError as reason:
+        pytest.skip(str(reason))
+    assert outcome.failures == []
 
 
 @pytest.mark.slow
