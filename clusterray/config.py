@@ -291,16 +291,23 @@ class PriceSettings(_Settings):
 
 
 class TuneSettings(_Settings):
-    """The LightGBM-PU sweep."""
+    """A sweep of one model's settings."""
 
-    space: str = "tuning/lightgbm_pu.toml"
-    """The search file: path or URL of what is searched, and by which objective."""
+    model: Literal["lightgbm", "nnpu"] = "lightgbm"
+    """LightGBM-PU, or the network."""
+    space: str = ""
+    """The search file: path or URL of what is searched, and by which objective; empty is the
+    model's own under ``tuning``."""
     n_trials: Positive | None = None
     """Null takes the search file's."""
     max_concurrent: Positive | None = None
-    """Trials at a time; null takes one a CPU, at most a quarter of the trials."""
+    """Trials at a time; null takes what fits, at most a quarter of the trials."""
+    gpus_per_trial: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Share of a GPU that a trial of the network reserves, where there are GPUs."""
+    refit: bool = False
+    """Train with the best settings right away, and write the bundle."""
     storage: str = ""
-    """Where Tune keeps its state (trusted: Ray unpickles it); empty is `paths.root`/tune."""
+    """Where Tune keeps its state (trusted: Ray unpickles it); empty is beside the trials."""
 
 
 class ClusterSettings(_Settings):
