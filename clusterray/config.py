@@ -1,9 +1,10 @@
 """One strict, frozen configuration for every verb, from one TOML file and ``--set`` overrides."""
 
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -35,6 +36,9 @@ __all__ = [
 Positive = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+_MODELS: Final = ("lightgbm", "vit")
+# The scores table has a column of the stack beside those of its models.
+_TAKEN: Final = (*_MODELS, "stack")
 DriftGroup = Literal["psf", "depth", "noise", "colour", "feature", "score"]
 
 
@@ -186,7 +190,8 @@ class TrainSettings(_Settings):
     """Positive-unlabelled training, stacking and calibration."""
 
     scenario: Literal["single-sample", "case-control"] = "single-sample"
-    models: tuple[Literal["lightgbm", "vit"], ...] = ("lightgbm", "vit")
+    models: tuple[str, ...] = ("lightgbm", "vit")
+    """Base models of the stack: "lightgbm", "vit" (the network of `vision`), or of `networks`."""
     n_folds: Annotated[int, Field(ge=2)] = 5
     holdout_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of sky cells kept from base models and stacker, for the calibrator."""
@@ -337,6 +342,8 @@ class Config(_Settings):
     ingest: IngestSettings = IngestSettings()
     features: FeatureSettings = FeatureSettings()
     vision: VisionSettings = VisionSettings()
+    networks: dict[str, dict[str, Any]] = {}
+    """Further networks for the stack: a name, and what it changes of `vision`."""
     pretrain: PretrainSettings = PretrainSettings()
     train: TrainSettings = TrainSettings()
     score: ScoreSettings = ScoreSettings()
@@ -346,6 +353,32 @@ class Config(_Settings):
     prices: PriceSettings = PriceSettings()
     tune: TuneSettings = TuneSettings()
     cluster: ClusterSettings = ClusterSettings()
+
+    @model_validator(mode="after")
+    def _networks_exist(self) -> Self:
+        for name in self.networks:
+            if name in _TAKEN or not re.fullmatch("[a-z][a-z0-9_]*", name):
+                raise ValueError(
+                    f"networks.{name}: a network is named by small letters, digits and _, and not "
+                    f"{' or '.join(_TAKEN)}"
+                )
+            try:
+                self.network(name)
+            except ValidationError as error:
+                raise ValueError(f"networks.{name}: {explain(error, VisionSettings)}") from error
+        known = (*_MODELS, *self.networks)
+        for name in self.train.models:
+            if name not in known:
+                raise ValueError(
+                    f"train.models: no model '{name}', {did_you_mean(name, known)}; a further "
+                    f"network needs a section [networks.{name}]"
+                )
+        return self
+
+    def network(self, name: str) -> VisionSettings:
+        """Settings of a network: "vit" is that of `vision`, others change it by `networks`."""
+        changes = self.networks.get(name, {})
+        return VisionSettings.model_validate({**self.vision.model_dump(), **changes})
 
     def dump(self) -> dict[str, Any]:
         """Plain values, as they are printed, hashed and written beside outputs."""
