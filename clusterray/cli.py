@@ -19,7 +19,7 @@ _VERBS = {
     "features": "write the feature table of every cutout",
     "pretrain": "let the network's trunk learn from simulated pairs, without labels",
     "train": "train the models on labelled shards and write a bundle",
-    "tune": "search LightGBM-PU settings with Tune and Optuna",
+    "tune": "search the settings of LightGBM-PU or of the network, with Tune and Optuna",
     "score": "score every cutout with a bundle",
     "rank": "calibrate the scores into a ranking and write its report",
     "candidates": "measure segments and explain the scores of the ranking's best, for triage",
@@ -43,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.verb == "export":
             return _export(options.shard, options.out, options.layout)
-        settings = config.load(options.config, options.set)
+        chosen = [f"tune.model={options.model}"] if getattr(options, "model", None) else []
+        settings = config.load(options.config, [*options.set, *chosen])
         if options.verb == "features" and options.list:
             return _list_features(settings)
         _show(settings)
@@ -82,6 +83,13 @@ def _parser() -> argparse.ArgumentParser:
             metavar="SECTION.KEY=VALUE",
             help="replace one setting; may be given again",
         )
+        if verb == "tune":
+            command.add_argument(
+                "model",
+                nargs="?",
+                choices=("lightgbm", "nnpu"),
+                help="what to search the settings of (tune.model where it is not given)",
+            )
         if verb == "features":
             command.add_argument(
                 "--list", action="store_true", help="print what every feature is, and do nothing"

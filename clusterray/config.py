@@ -1,9 +1,10 @@
 """One strict, frozen configuration for every verb, from one TOML file and ``--set`` overrides."""
 
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -35,6 +36,9 @@ __all__ = [
 Positive = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+_MODELS: Final = ("lightgbm", "vit")
+# The scores table has a column of the stack beside those of its models.
+_TAKEN: Final = (*_MODELS, "stack")
 DriftGroup = Literal["psf", "depth", "noise", "colour", "feature", "score"]
 
 
@@ -207,7 +211,8 @@ class TrainSettings(_Settings):
     """Positive-unlabelled training, stacking and calibration."""
 
     scenario: Literal["single-sample", "case-control"] = "single-sample"
-    models: tuple[Literal["lightgbm", "vit"], ...] = ("lightgbm", "vit")
+    models: tuple[str, ...] = ("lightgbm", "vit")
+    """Base models of the stack: "lightgbm", "vit" (the network of `vision`), or of `networks`."""
     n_folds: Annotated[int, Field(ge=2)] = 5
     holdout_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of sky cells kept from base models and stacker, for the calibrator."""
@@ -314,16 +319,23 @@ class PriceSettings(_Settings):
 
 
 class TuneSettings(_Settings):
-    """The LightGBM-PU sweep."""
+    """A sweep of one model's settings."""
 
-    space: str = "tuning/lightgbm_pu.toml"
-    """The search file: path or URL of what is searched, and by which objective."""
+    model: Literal["lightgbm", "nnpu"] = "lightgbm"
+    """LightGBM-PU, or the network."""
+    space: str = ""
+    """The search file: path or URL of what is searched, and by which objective; empty is the
+    model's own under ``tuning``."""
     n_trials: Positive | None = None
     """Null takes the search file's."""
     max_concurrent: Positive | None = None
-    """Trials at a time; null takes one a CPU, at most a quarter of the trials."""
+    """Trials at a time; null takes what fits, at most a quarter of the trials."""
+    gpus_per_trial: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Share of a GPU that a trial of the network reserves, where there are GPUs."""
+    refit: bool = False
+    """Train with the best settings right away, and write the bundle."""
     storage: str = ""
-    """Where Tune keeps its state (trusted: Ray unpickles it); empty is `paths.root`/tune."""
+    """Where Tune keeps its state (trusted: Ray unpickles it); empty is beside the trials."""
 
 
 class ClusterSettings(_Settings):
@@ -359,6 +371,8 @@ class Config(_Settings):
     ingest: IngestSettings = IngestSettings()
     features: FeatureSettings = FeatureSettings()
     vision: VisionSettings = VisionSettings()
+    networks: dict[str, dict[str, Any]] = {}
+    """Further networks for the stack: a name, and what it changes of `vision`."""
     pretrain: PretrainSettings = PretrainSettings()
     train: TrainSettings = TrainSettings()
     score: ScoreSettings = ScoreSettings()
@@ -368,6 +382,32 @@ class Config(_Settings):
     prices: PriceSettings = PriceSettings()
     tune: TuneSettings = TuneSettings()
     cluster: ClusterSettings = ClusterSettings()
+
+    @model_validator(mode="after")
+    def _networks_exist(self) -> Self:
+        for name in self.networks:
+            if name in _TAKEN or not re.fullmatch("[a-z][a-z0-9_]*", name):
+                raise ValueError(
+                    f"networks.{name}: a network is named by small letters, digits and _, and not "
+                    f"{' or '.join(_TAKEN)}"
+                )
+            try:
+                self.network(name)
+            except ValidationError as error:
+                raise ValueError(f"networks.{name}: {explain(error, VisionSettings)}") from error
+        known = (*_MODELS, *self.networks)
+        for name in self.train.models:
+            if name not in known:
+                raise ValueError(
+                    f"train.models: no model '{name}', {did_you_mean(name, known)}; a further "
+                    f"network needs a section [networks.{name}]"
+                )
+        return self
+
+    def network(self, name: str) -> VisionSettings:
+        """Settings of a network: "vit" is that of `vision`, others change it by `networks`."""
+        changes = self.networks.get(name, {})
+        return VisionSettings.model_validate({**self.vision.model_dump(), **changes})
 
     def dump(self) -> dict[str, Any]:
         """Plain values, as they are printed, hashed and written beside outputs."""

@@ -31,6 +31,7 @@ def verb(monkeypatch: pytest.MonkeyPatch, name: str, run) -> None:
         (["frobnicate"], "invalid choice: 'frobnicate'"),
         ([], "required: VERB"),
         (["rank", "--cofnig", "x"], "unrecognized arguments: --cofnig"),
+        (["tune", "forest"], "invalid choice: 'forest'"),
         (["export", "a.parquet"], "required: out"),
         (["export", "a.parquet", "out", "--layout", "png"], "invalid choice: 'png'"),
     ],
@@ -94,6 +95,27 @@ def test_a_verb_gets_the_settings_and_its_summary_is_shown(tmp_path, capsys, mon
     assert out[-1] == "rank: all done"
     assert "report_top=3" in " ".join(out)
     assert 'scores="r/scores"' in " ".join(out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "model"),
+    [
+        ([], "lightgbm"),
+        (["lightgbm"], "lightgbm"),
+        (["nnpu"], "nnpu"),
+        (["--set", "tune.model=nnpu"], "nnpu"),
+    ],
+)
+def test_tune_is_told_which_model(arguments: list[str], model: str, monkeypatch) -> None:
+    got: list[config.Config] = []
+
+    def run(settings: config.Config) -> Done:
+        got.append(settings)
+        return Done()
+
+    verb(monkeypatch, "tune", run)
+    assert cli.main(["tune", *arguments]) == 0
+    assert got[0].tune.model == model
 
 
 def fails(error: BaseException):

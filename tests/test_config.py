@@ -92,7 +92,7 @@ def test_the_later_override_wins() -> None:
         ("train.n_folds=1", "'train.n_folds' is 1: .*greater than or equal to 2"),
         ("train.n_folds=many", "'train.n_folds' is 'many': .*integer"),
         ("train.holdout_fraction=1", "'train.holdout_fraction' is 1: .*less than 1"),
-        ("train.models=['cnn']", "'train.models.0' is 'cnn': .*'lightgbm' or 'vit'"),
+        ("train.models=['cnn']", "no model 'cnn', known: lightgbm, vit"),
         ("train.scenario=both", "'train.scenario' is 'both': .*'single-sample' or 'case-control'"),
         ("vision.learning_rate=inf", "'vision.learning_rate' is inf: .*finite"),
         ("vision.learning_rate=nan", "'vision.learning_rate' is nan"),
@@ -202,3 +202,33 @@ def test_the_demo_config_loads() -> None:
     for section, values in given.items():
         if isinstance(values, dict):
             assert getattr(loaded, section).model_dump(include=set(values)) == values
+
+
+def test_a_further_network_changes_that_of_vision() -> None:
+    settings = config.resolve(
+        {
+            "vision": {"epochs": 7, "learning_rate": 1e-3},
+            "networks": {"resnet": {"model": "resnet18", "learning_rate": 2e-3}},
+            "train": {"models": ["lightgbm", "vit", "resnet"]},
+        }
+    )
+    assert settings.network("vit") == settings.vision
+    second = settings.network("resnet")
+    assert (second.model, second.learning_rate, second.epochs) == ("resnet18", 2e-3, 7)
+    assert config.resolve(settings.dump()) == settings
+
+
+@pytest.mark.parametrize(
+    ("values", "match"),
+    [
+        ({"train": {"models": ["resnet"]}}, r"no model 'resnet'.*\[networks.resnet\]"),
+        ({"networks": {"resnet": {"modle": "x"}}}, "networks.resnet: .*'modle', did you mean 'mod"),
+        ({"networks": {"resnet": {"epochs": 0}}}, "networks.resnet: 'epochs' is 0"),
+        ({"networks": {"vit": {}}}, "networks.vit: a network is named"),
+        ({"networks": {"stack": {}}}, "networks.stack"),
+        ({"networks": {"../x": {}}}, "networks.../x"),
+    ],
+)
+def test_networks_that_cannot_be(values: dict[str, object], match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        config.resolve(values)

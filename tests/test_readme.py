@@ -96,11 +96,11 @@ def test_make_targets_and_variables_exist(command: str) -> None:
 def test_settings_named_in_the_text_exist() -> None:
     known = config.Config()
     sections = ["survey", "paths", "ingest", "train", "score", "rank", "tune", "cluster", "vision"]
-    sections += ["features", "simulate", "candidates", "nightly", "prices"]
+    sections += ["features", "pretrain", "simulate", "candidates", "nightly", "prices"]
     named = re.findall(rf"`({'|'.join(sections)})\.(\w+)`", README)
     assert len(named) >= 5
     for section, key in named:
-        is_file = key in ("parquet", "csv")
+        is_file = key in ("parquet", "csv", "html")
         assert is_file or hasattr(getattr(known, section), key), f"{section}.{key}"
 
 
@@ -110,7 +110,9 @@ def test_modules_named_in_the_text_exist() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    headings = {h.lower().replace(" ", "-") for h in re.findall(r"^## (.*)$", README, re.MULTILINE)}
+    headings = {
+        h.lower().replace(" ", "-") for h in re.findall(r"^##+ (.*)$", README, re.MULTILINE)
+    }
     for target in re.findall(r"\]\(([^)]+)\)", README):
         if target.startswith("#"):
             assert target[1:] in headings

@@ -39,7 +39,9 @@ def encode_sample(context: FitContext) -> SampleRows | None:
     settings, rows = context.config.vision, context.sample_rows()
     if not settings.freeze_blocks:
         return None
-    model = vit.build(settings, n_bands=len(context.bands), size_px=context.size_px)
+    model = vit.build(
+        settings, n_bands=len(context.bands), size_px=context.size_px, bands=context.bands
+    )
     if not frozen_blocks(model):
         return None
     n_views = settings.cached_views
@@ -76,6 +78,7 @@ def _encode(context: FitContext, rows: SampleRows, units: Sequence[tuple[str, st
             "settings": context.config.vision,
             "shape": rows.shape,
             "size_px": context.size_px,
+            "bands": context.bands,
             "half": context.config.score.dtype == "bfloat16" or gpus >= 1,
         },
         actors=actors,
@@ -95,12 +98,15 @@ class _Encoder:
     settings: VisionSettings
     shape: tuple[int, int, int]
     size_px: int
+    bands: tuple[str, ...]
     half: bool
 
     def __post_init__(self) -> None:
         pa.set_cpu_count(1)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        model = vit.build(self.settings, n_bands=self.shape[0], size_px=self.size_px)
+        model = vit.build(
+            self.settings, n_bands=self.shape[0], size_px=self.size_px, bands=self.bands
+        )
         self.model = model.eval().to(self.device)
 
     def __call__(self, table: pa.Table) -> pa.Table:

@@ -1,4 +1,4 @@
-"""What a sweep of LightGBM-PU searches and how one trial is judged: files and arrays, without Ray.
+"""How a trial is judged, and a trial of LightGBM-PU: files and arrays, without Ray.
 
 A trial is K fits, one without each fold; the rows held out for the calibrator are never seen. It
 is judged by where each known lens stands among the unlabelled rows of its own fold, so that no
@@ -7,193 +7,36 @@ score is compared with one of another fit.
 
 import math
 import time
-import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
 
 from clusterray import storage
-from clusterray.errors import ConfigError, InputError, did_you_mean
+from clusterray.errors import InputError
 from clusterray.provenance import digest, seed_for
 from clusterray.pu.labelling import Scenario
-from clusterray.pu.lightgbm_pu import DEFAULTS, PULightGBM
+from clusterray.pu.lightgbm_pu import PULightGBM
 
 __all__ = [
-    "Choices",
     "Objective",
-    "Range",
-    "SearchSpace",
+    "Report",
     "TrialData",
     "judge",
     "out_of_fold",
     "paired_gain",
     "placements",
-    "read_space",
     "run_trial",
 ]
 
 Floats = NDArray[np.float64]
-Value = int | float | bool | str
-Objective = Literal["auroc", "average_precision"]
+Objective = Literal["auroc", "average_precision", "tpr_at_fpr_1e-3"]
 """What a sweep maximises, see `judge`."""
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Range(_Strict):
-    """All values from `low` to `high`; whole ones where the parameter is an integer."""
-
-    low: int | float
-    high: int | float
-    log: bool = False
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if not self.low < self.high:
-            raise ValueError(f"low {self.low} < high {self.high} does not hold")
-        if self.log and self.low <= 0:
-            raise ValueError(f"low is {self.low}; a logarithmic range begins above 0")
-        return self
-
-
-class Choices(_Strict):
-    """One of some values."""
-
-    choices: tuple[bool | int | float, ...] = Field(min_length=2)
-
-
-def _form(value: Any) -> str:
-    named = "choices" in value if isinstance(value, Mapping) else isinstance(value, Choices)
-    return "Choices" if named else "Range"
-
-
-Span = Annotated[
-    Annotated[Range, Tag("Range")] | Annotated[Choices, Tag("Choices")], Discriminator(_form)
-]
-
-
-class SearchSpace(_Strict):
-    """A sweep as its file states it: model, objective, budget, and a range for each parameter."""
-
-    model: Literal["lightgbm"]
-    objective: Objective
-    n_trials: int = Field(gt=0)
-    parameters: dict[str, Span] = Field(min_length=1)
-
-    @field_validator("parameters")
-    @classmethod
-    def _settable(cls, value: dict[str, Range | Choices]) -> dict[str, Range | Choices]:
-        for name, span in value.items():
-            if name not in DEFAULTS:
-                raise ValueError(f"unknown parameter '{name}', {did_you_mean(name, DEFAULTS)}")
-            kind = type(DEFAULTS[name])
-            if isinstance(span, Range) and kind is bool:
-                raise ValueError(f"'{name}' is true or false: write choices = [true, false]")
-            ends = (span.low, span.high) if isinstance(span, Range) else span.choices
-            wrong = [v for v in ends if not _is(v, kind)]
-            if wrong:
-                raise ValueError(f"'{name}' takes {kind.__name__} values, not {wrong[0]!r}")
-        return value
-
-    def distributions(self) -> dict[str, BaseDistribution]:
-        """The ranges as Optuna's distributions."""
-        return {name: _distribution(name, span) for name, span in self.parameters.items()}
-
-    def starting_point(self, current: Mapping[str, Any]) -> dict[str, Value]:
-        """The current settings of the searched parameters: the trial to beat.
-
-        Raises
-        ------
-        ConfigError : one of them is no setting, or lies outside the ranges.
-        """
-        for name in current:
-            if name not in DEFAULTS:
-                raise ConfigError(
-                    f"train.lightgbm: unknown parameter '{name}', {did_you_mean(name, DEFAULTS)}"
-                )
-        start: dict[str, Value] = {n: current.get(n, DEFAULTS[n]) for n in self.parameters}
-        for name, span in self.parameters.items():
-            value = start[name]
-            if isinstance(span, Range):
-                inside = isinstance(value, int | float) and span.low <= value <= span.high
-            else:
-                inside = value in span.choices
-            if not inside:
-                raise ConfigError(
-                    f"train.lightgbm.{name} is {value!r}, outside what the sweep searches "
-                    f"({span}); widen its range in the search file: the sweep begins there"
-                )
-        return start
-
-
-def _is(value: object, kind: type) -> bool:
-    if isinstance(value, bool) or kind is bool:
-        return isinstance(value, bool) and kind is bool
-    return isinstance(value, int) or kind is float
-
-
-def _distribution(name: str, span: Range | Choices) -> BaseDistribution:
-    if isinstance(span, Choices):
-        return CategoricalDistribution(span.choices)
-    if isinstance(DEFAULTS[name], int):
-        return IntDistribution(int(span.low), int(span.high), log=span.log)
-    return FloatDistribution(span.low, span.high, log=span.log)
-
-
-def read_space(url: str) -> SearchSpace:
-    """Read a search file (TOML).
-
-    Raises
-    ------
-    StorageError : no such file.
-    ConfigError : not TOML, an unknown key or parameter (the nearest known one is named), or a
-        range that is none.
-    """
-    where = storage.redact(url)
-    try:
-        values = tomllib.loads(storage.read_bytes(url).decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{where}: not a TOML file: {error}") from error
-    try:
-        return SearchSpace.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(f"{where}: " + "; ".join(_explain(e) for e in error.errors())) from error
-
-
-def _explain(error: Any) -> str:
-    path = [str(part) for part in error["loc"]]
-    known: list[str] = list(SearchSpace.model_fields)
-    if len(path) > 2:
-        known = list((Choices if path[2] == "Choices" else Range).model_fields)
-        # The form's name is ours, not the file's.
-        del path[2]
-    name = ".".join(path)
-    if error["type"] == "extra_forbidden":
-        return f"unknown key '{name}', {did_you_mean(path[-1], known)}"
-    if error["type"] == "missing":
-        return f"'{name}' is missing"
-    return f"'{name}': {error['msg'].removeprefix('Value error, ')}"
+Report = Callable[[dict[str, Any]], None]
+"""Takes what a trial has come to so far."""
+_FPR: Final = 1e-3
 
 
 @dataclass(frozen=True)
@@ -217,6 +60,22 @@ class TrialData:
     seed: int
     options: Mapping[str, Any] = field(default_factory=dict)
     """What `PULightGBM` is told about the features."""
+
+    n_reports = 1
+    first_rung = 1
+    on_gpu = False
+
+    def trial(
+        self,
+        params: Mapping[str, Any],
+        *,
+        objective: Objective,
+        folder: str,
+        num_threads: int,
+        report: Report,
+    ) -> None:
+        """`run_trial`, reported once."""
+        report(run_trial(self, params, objective=objective, folder=folder, num_threads=num_threads))
 
 
 def out_of_fold(data: TrialData, params: Mapping[str, Any], *, num_threads: int = 1) -> Floats:
@@ -278,10 +137,16 @@ def judge(q: Floats, objective: Objective, *, unlabelled_prior: float) -> float:
 
     average_precision: the mean over known lenses of the precision at their threshold, which on PU
     labels is π_U·TPR/q_u, at most 1. It looks at the top of the list only, and wants hundreds.
+
+    tpr_at_fpr_1e-3: the largest TPR at a corrected FPR (q_u − π_U·TPR)/(1 − π_U) ≤ 1e-3. It wants
+    hundreds of known lenses and thousands of unlabelled rows in each fold.
     """
     if objective == "auroc":
         return float((1.0 - q.mean() - unlabelled_prior / 2.0) / (1.0 - unlabelled_prior))
     tpr = np.searchsorted(np.sort(q), q, side="right") / len(q)
+    if objective == "tpr_at_fpr_1e-3":
+        fpr = (q - unlabelled_prior * tpr) / (1.0 - unlabelled_prior)
+        return float(tpr[fpr <= _FPR].max(initial=0.0))
     precision = unlabelled_prior * tpr / np.maximum(q, unlabelled_prior * tpr)
     return float(precision.mean())
 

@@ -29,7 +29,6 @@ from clusterray.ensemble.manifest import (
     FORMAT,
     FORMAT_VERSION,
     MANIFEST,
-    MODEL_FILES,
     NOTES,
     OOF,
     STATES,
@@ -37,6 +36,7 @@ from clusterray.ensemble.manifest import (
     check_models,
     check_oof,
     content_digest,
+    model_files,
     read_manifest,
     read_oof,
     schema_versions,
@@ -112,16 +112,25 @@ class Bundle:
         """What training measured of itself, for the report; changes no score."""
         return dict(json.loads(self.files[DIAGNOSTICS]))
 
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """Base models that are networks, in the stacker's order."""
+        return tuple(m for m in self.models if m != "lightgbm")
+
     def vit(self) -> "LensViT":
-        """Build the network in eval mode, on the CPU; a new one each time.
+        """Build the network "vit", see `network`."""
+        return self.network("vit")
+
+    def network(self, name: str) -> "LensViT":
+        """Build a network in eval mode, on the CPU; a new one each time.
 
         Raises
         ------
-        BundleError : the bundle has no network.
+        BundleError : the bundle has no such network.
         """
         from clusterray.vision.vit import LensViT
 
-        weights, architecture = (self._file(n) for n in MODEL_FILES["vit"])
+        weights, architecture = (self._file(n) for n in model_files(name))
         return LensViT.load(weights, json.loads(architecture))
 
     def anomaly(self) -> "AnomalyModel | None":
@@ -146,7 +155,7 @@ class Bundle:
         ------
         BundleError : the bundle has no LightGBM.
         """
-        return self._file(MODEL_FILES["lightgbm"][0]).decode()
+        return self._file(model_files("lightgbm")[0]).decode()
 
     @cached_property
     def lightgbm(self) -> "PULightGBM":
@@ -282,6 +291,7 @@ def save(
     prior: Mapping[str, Any],
     lightgbm_text: str | None = None,
     vit: "LensViT | None" = None,
+    networks: Mapping[str, "LensViT"] | None = None,
     anomaly: "AnomalyModel | None" = None,
     drift_reference: pa.Table | None = None,
     notes: Sequence[str] = (),
@@ -295,6 +305,7 @@ def save(
     bands, pixel_scale_arcsec, size_px : of the cutouts.
     feature_names : in LightGBM's order; empty without it.
     models : base models in the stacker's order; each must be given below.
+    vit, networks : the network of that name, and further ones by theirs.
     settings : plain values that change a score.
     oof : see `manifest.oof_schema`; any row order.
     stacker, calibrator, posterior, prior : what their `to_json` returned.
@@ -308,19 +319,21 @@ def save(
         bands, or out-of-fold scores that break their schema, repeat an id or are not finite.
     """
     where = storage.redact(url)
-    check_models(where, models, {"lightgbm": lightgbm_text, "vit": vit})
+    built = {name: n for name, n in {"vit": vit, **(networks or {})}.items() if n is not None}
+    check_models(where, models, {"lightgbm": lightgbm_text, **built})
     states = {"stacker": stacker, "calibrator": calibrator, "posterior": posterior, "prior": prior}
     files = {STATES[n]: _json(v) for n, v in states.items()} | {NOTES: _json(list(notes))}
     files[DIAGNOSTICS] = _json(dict(diagnostics or {}))
     if lightgbm_text is not None:
         files["lightgbm.txt"] = lightgbm_text.encode()
-    if vit is not None:
-        if vit.settings.n_bands != len(bands):
+    for name, network in built.items():
+        if network.settings.n_bands != len(bands):
             raise BundleError(
-                f"bundle '{where}': the network has {vit.settings.n_bands} bands, the cutouts "
+                f"bundle '{where}': the network has {network.settings.n_bands} bands, the cutouts "
                 f"{len(bands)} ({', '.join(bands)}); train it on these cutouts"
             )
-        files["vit.safetensors"], files["vit.json"] = vit.save(), _json(vit.architecture())
+        weights, architecture = model_files(name)
+        files[weights], files[architecture] = network.save(), _json(network.architecture())
     if anomaly is not None:
         files[ANOMALY] = anomaly.save()
     if drift_reference is not None:

@@ -22,7 +22,6 @@ __all__ = [
     "FORMAT",
     "FORMAT_VERSION",
     "MANIFEST",
-    "MODEL_FILES",
     "NOTES",
     "OOF",
     "STATES",
@@ -30,6 +29,7 @@ __all__ = [
     "check_models",
     "check_oof",
     "content_digest",
+    "model_files",
     "oof_schema",
     "read_manifest",
     "read_oof",
@@ -50,7 +50,6 @@ STATES: Final = {
     "posterior": "posterior.json",
     "prior": "prior.json",
 }
-MODEL_FILES: Final = {"lightgbm": ("lightgbm.txt",), "vit": ("vit.safetensors", "vit.json")}
 TRAIN_AGAIN: Final = "train again, or copy the whole folder again"
 
 _TABLES = ("cutouts", "features", "scores")
@@ -119,14 +118,8 @@ def read_manifest(url: str, where: str) -> dict[str, Any]:
 
 
 def _check_files_named(where: str, manifest: Mapping[str, Any]) -> None:
-    unknown = [m for m in manifest["models"] if m not in MODEL_FILES]
-    if unknown:
-        raise BundleError(
-            f"bundle '{where}' holds a model '{unknown[0]}', this release knows "
-            f"{', '.join(MODEL_FILES)}; use the release that made it"
-        )
     needed = [OOF, NOTES, DIAGNOSTICS, *STATES.values()]
-    needed += [n for m in manifest["models"] for n in MODEL_FILES[m]]
+    needed += [n for m in manifest["models"] for n in model_files(m)]
     absent = [n for n in needed if n not in manifest["files"]]
     if absent:
         raise BundleError(
@@ -152,6 +145,15 @@ def content_digest(manifest: Mapping[str, Any], files: Mapping[str, bytes], oof:
             values.update(np.ascontiguousarray(column.to_numpy()).tobytes())
     about = {k: manifest[k] for k in _CONTENT_KEYS}
     return digest({"about": about, "files": content, "oof": values.hexdigest()})
+
+
+def model_files(model: str) -> tuple[str, ...]:
+    """Files that a base model is made of: weights, and for a network its architecture."""
+    if model == "lightgbm":
+        return ("lightgbm.txt",)
+    # A prefix, so that no name of a network can be that of another file.
+    stem = model if model == "vit" else f"network_{model}"
+    return (f"{stem}.safetensors", f"{stem}.json")
 
 
 def check_models(where: str, models: Sequence[str], given: Mapping[str, Any]) -> None:

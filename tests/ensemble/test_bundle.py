@@ -165,6 +165,24 @@ def test_a_bundle_of_one_model(tmp_path, models):
             _ = read.lightgbm_text
 
 
+def test_a_second_network_travels_beside_the_first(tmp_path):
+    models = ("lightgbm", "vit", "oof")
+    second = network(seed=7)
+    bundle.save(str(tmp_path), **contents(models, networks={"oof": second}))
+    read = bundle.load(str(tmp_path))
+    assert read.models == models
+    assert read.networks == ("vit", "oof")
+    assert read.network("oof").save() == second.save()
+    assert read.vit().save() == network().save() != second.save()
+    with pytest.raises(BundleError, match=r"no 'network_resnet\.safetensors'"):
+        read.network("resnet")
+    with pytest.raises(BundleError, match=r"but given were \(lightgbm, vit\)"):
+        bundle.save(str(tmp_path / "b"), **contents(models))
+    wrong = {"oof": network(n_bands=4)}
+    with pytest.raises(BundleError, match="has 4 bands"):
+        bundle.save(str(tmp_path / "c"), **contents(models, networks=wrong))
+
+
 def test_nothing_is_pickled(saved):
     for path in Path(saved[0]).iterdir():
         with pytest.raises((pickle.UnpicklingError, EOFError, ValueError, KeyError, IndexError)):
@@ -233,7 +251,7 @@ def test_without_its_manifest_a_folder_is_no_bundle(copy, tmp_path):
         ({"schema_versions": {"cutouts": 1, "scores": 1}}, "features tables of version None"),
         ({"schema_versions": {"cutouts": 1, "features": 2, "scores": 1, "x": 1}}, "x tables"),
         ({"bands": ["r", "g", "i"]}, r"manifest\.json was altered: digest"),
-        ({"models": ["lightgbm", "gan"]}, "model 'gan', this release knows lightgbm, vit"),
+        ({"models": ["lightgbm", "gan"]}, "does not list 'network_gan.safetensors'"),
         ({"files": {}}, r"does not list 'oof\.parquet'"),
         ({"digest": "0" * 64}, "was altered"),
     ],

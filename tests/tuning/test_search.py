@@ -10,14 +10,21 @@ from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from sklearn.metrics import roc_auc_score
 
+from clusterray.config import Config
 from clusterray.engine import search
 from clusterray.engine.search import TrialData
+from clusterray.engine.search_space import (
+    current_settings,
+    read_space,
+    with_best,
+)
 from clusterray.errors import ConfigError, InputError
 from clusterray.provenance import seed_for
 from clusterray.pu.lightgbm_pu import DEFAULTS, PULightGBM
 
 ROOT = Path(__file__).parents[2]
-FILE = ROOT / "tuning" / "lightgbm_pu.toml"
+FILE = ROOT / "tuning" / "lightgbm.toml"
+NNPU = 'model = "nnpu"\nobjective = "auroc"\nn_trials = 4\n[parameters]\n'
 HEAD = 'model = "lightgbm"\nobjective = "auroc"\nn_trials = 4\n[parameters]\n'
 
 
@@ -31,13 +38,43 @@ def written(tmp_path: Path) -> Callable[[str], str]:
 
 
 def test_the_file_of_the_repository_holds_the_present_settings() -> None:
-    space = search.read_space(str(FILE))
+    space = read_space(str(FILE))
     assert space.starting_point({}) == {name: DEFAULTS[name] for name in space.parameters}
     assert set(space.distributions()) == set(space.parameters)
 
 
+def test_the_networks_file_holds_the_present_settings_too() -> None:
+    space = read_space(str(ROOT / "tuning" / "nnpu.toml"))
+    config = Config()
+    start = space.starting_point(current_settings(config, "nnpu"))
+    assert start["learning_rate"] == config.vision.learning_rate
+    assert start["target_prior"] == config.train.target_prior
+    assert space.asha is not None
+
+
+def test_bounds_are_those_of_settings_that_exist() -> None:
+    from clusterray.pu import lightgbm_bounds
+    from clusterray.vision import nnpu_bounds
+
+    numbers = {n for n, v in DEFAULTS.items() if not isinstance(v, bool)}
+    assert set(lightgbm_bounds.BOUNDS) == numbers
+    for bounds, defaults in (
+        (lightgbm_bounds.BOUNDS, DEFAULTS),
+        (nnpu_bounds.BOUNDS, nnpu_bounds.DEFAULTS),
+    ):
+        assert all(low <= defaults[n] <= high for n, (low, high) in bounds.items())
+
+
+def test_best_settings_go_where_they_belong() -> None:
+    config = Config()
+    best = with_best(config, "nnpu", {"learning_rate": 1e-3, "target_prior": 0.3})
+    assert (best.vision.learning_rate, best.train.target_prior) == (1e-3, 0.3)
+    assert best.vision.epochs == config.vision.epochs
+    assert with_best(config, "lightgbm", {"num_leaves": 9}).train.lightgbm == {"num_leaves": 9}
+
+
 def test_kinds_follow_lightgbm(written: Callable[[str], str]) -> None:
-    space = search.read_space(
+    space = read_space(
         written(
             HEAD + "num_leaves = {low = 4, high = 8}\nlambda_l2 = {low = 1, high = 9, log = true}\n"
             "extra_trees = {choices = [true, false]}\nmax_depth = {choices = [-1, 4]}\n"
@@ -69,11 +106,26 @@ def test_kinds_follow_lightgbm(written: Callable[[str], str]) -> None:
         (HEAD + "lambda_l2 = {low = 0, high = 9, log = true}", "begins above 0"),
         (HEAD + "extra_trees = {low = 0, high = 1}", r"choices = \[true, false\]"),
         (HEAD + "extra_trees = {choices = [0, 1]}", "takes bool values, not 0"),
+        (
+            HEAD + "feature_fraction = {low = 0.5, high = 1.5}",
+            "searched at 1.5, allowed is 0.01 to",
+        ),
+        (HEAD + "num_leaves = {choices = [1, 8]}", "searched at 1, allowed is 2 to 4096"),
+        ("[asha]\n" + HEAD, "unknown key 'asha.model'"),
+        (
+            HEAD.replace("[par", "[asha]\n[par") + "num_leaves = {low = 4, high = 8}",
+            "asha is for net",
+        ),
+        (NNPU + "num_leaves = {low = 4, high = 8}", "unknown parameter 'num_leaves'"),
+        (NNPU + "epochs = {low = 4, high = 8}", "unknown parameter 'epochs'"),
+        (NNPU + "learning_rate = {low = 1e-3, high = 2.0}", "searched at 2.0, allowed is 1e-06 to"),
+        (NNPU + "batch_size = {low = 8.5, high = 16}", "takes int values, not 8.5"),
+        (NNPU + "augment = {low = 0, high = 1}", r"choices = \[true, false\]"),
     ],
 )
 def test_a_bad_file_is_refused(text: str, match: str, written: Callable[[str], str]) -> None:
     with pytest.raises(ConfigError, match=match) as caught:
-        search.read_space(written(text))
+        read_space(written(text))
     assert "space.toml" in str(caught.value)
 
 
@@ -86,11 +138,11 @@ def test_a_bad_file_is_refused(text: str, match: str, written: Callable[[str], s
 )
 def test_the_sweep_must_hold_the_current_settings(current: dict[str, int], match: str) -> None:
     with pytest.raises(ConfigError, match=match):
-        search.read_space(str(FILE)).starting_point(current)
+        read_space(str(FILE)).starting_point(current)
 
 
 def test_current_settings_are_where_it_begins() -> None:
-    start = search.read_space(str(FILE)).starting_point({"num_leaves": 9, "max_depth": 3})
+    start = read_space(str(FILE)).starting_point({"num_leaves": 9, "max_depth": 3})
     assert start["num_leaves"] == 9
     assert "max_depth" not in start
 
@@ -139,6 +191,18 @@ def test_average_precision_is_the_mean_of_the_pu_precisions() -> None:
     q = np.array([0.2, 0.4])
     expected = np.mean([0.1 * 0.5 / 0.2, 0.1 / 0.4])
     assert search.judge(q, "average_precision", unlabelled_prior=prior) == pytest.approx(expected)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.floats(0, 0.01), min_size=1, max_size=30), st.floats(1e-4, 0.3))
+def test_tpr_at_a_corrected_fpr_by_a_slow_loop(q: list[float], prior: float) -> None:
+    best = 0.0
+    for threshold in q:
+        tpr = sum(v <= threshold for v in q) / len(q)
+        if (threshold - prior * tpr) / (1 - prior) <= 1e-3:
+            best = max(best, tpr)
+    found = search.judge(np.array(q), "tpr_at_fpr_1e-3", unlabelled_prior=prior)
+    assert found == pytest.approx(best)
 
 
 def test_gain_is_paired() -> None:

@@ -1,27 +1,24 @@
 """The sweep on a small local Ray cluster, and `clusterray tune` on small made shards."""
 
-import os
+import dataclasses
 import shutil
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import ray
 
 from clusterray import storage
 from clusterray.config import Config, resolve
 from clusterray.engine import search
-from clusterray.engine.search import SearchSpace, TrialData
-from clusterray.engine.sweep import Slots, Trial, plan_slots, sweep
+from clusterray.engine.search import TrialData
+from clusterray.engine.search_space import SearchSpace
+from clusterray.engine.sweep import Slots, Trial, plan_gpu_slots, plan_slots, sweep
 from clusterray.engine.train import train
 from clusterray.engine.tune import tune
 from clusterray.errors import ConfigError, RunError
-from clusterray.sky import shards
 
-ROOT = Path(__file__).parents[2]
 SPACE = {
     "model": "lightgbm",
     "objective": "auroc",
@@ -34,16 +31,7 @@ SPACE = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        # Workers import the tree that is tested, wherever pytest was started.
-        paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
-        patch.setenv("PYTHONPATH", os.pathsep.join(p for p in paths if p))
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-        yield
-        ray.shutdown()
+pytestmark = pytest.mark.usefixtures("cluster")
 
 
 @pytest.fixture(scope="module")
@@ -137,12 +125,42 @@ def test_a_sweep_begins_at_the_current_settings_and_can_be_taken_up(
 
 
 def test_a_sweep_whose_trials_all_fail_says_why(data: TrialData, tmp_path: Path) -> None:
-    space = SearchSpace.model_validate(
-        {**SPACE, "parameters": {"bagging_fraction": {"low": 1.5, "high": 2.0}}}
+    broken = dataclasses.replace(data, features=np.full_like(data.features, np.inf))
+    with pytest.raises(RunError, match=r"no trial of the sweep ended: .*infinite"):
+        sweep(
+            broken,
+            SearchSpace.model_validate(SPACE),
+            config=_config(tmp_path),
+            folder=str(tmp_path),
+            n_trials=1,
+            name="sweep",
+        )
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "share", "n_trials", "max_concurrent", "expected"),
+    [
+        (16, 1, 0.5, 16, None, Slots(2, 4.0, 4, 0.5)),
+        (16, 8, 1.0, 64, None, Slots(8, 1.75, 1, 1.0)),
+        (16, 8, 1.0, 16, None, Slots(4, 3.5, 3, 1.0)),
+        (16, 1, 0.5, 16, 1, Slots(1, 4.0, 4, 0.5)),
+        (16, 1, 0.5, 2, 8, Slots(2, 4.0, 4, 0.5)),
+    ],
+)
+def test_slots_on_gpus(
+    cpus: float,
+    gpus: float,
+    share: float,
+    n_trials: int,
+    max_concurrent: int | None,
+    expected: Slots,
+) -> None:
+    found = plan_gpu_slots(
+        cpus, gpus, gpus_per_trial=share, n_trials=n_trials, max_concurrent=max_concurrent
     )
-    config = _config(tmp_path, lightgbm={"bagging_fraction": 1.6})
-    with pytest.raises(RunError, match=r"no trial of the sweep ended: .*bagging_fraction"):
-        sweep(data, space, config=config, folder=str(tmp_path), n_trials=1, name="sweep")
+    assert found == expected
+    assert found.concurrent * found.num_gpus <= gpus
+    assert found.concurrent * found.num_cpus <= cpus * 7 / 8
 
 
 @pytest.mark.parametrize(
@@ -171,32 +189,6 @@ def test_slots(
     assert found.num_threads <= max(1.0, found.num_cpus)
 
 
-@pytest.fixture(scope="module")
-def survey(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """120 cutouts in one shard, a bright blob in every fifth, 12 of those known."""
-    root = tmp_path_factory.mktemp("survey")
-    rng = np.random.default_rng(2)
-    n, size = 120, 32
-    pixels = rng.normal(0, 1, (n, 3, size, size)).astype(np.float32)
-    y, x = np.mgrid[:size, :size] - size / 2
-    pixels[::5] += (4 * np.exp(-(x**2 + y**2) / 30)).astype(np.float32)
-    ids = [f"c{i:03d}" for i in range(n)]
-    shards.write(
-        str(root / "shards" / "made.parquet"),
-        object_id=ids,
-        ra_deg=rng.uniform(150, 152, n),
-        dec_deg=rng.uniform(1, 3, n),
-        cutouts_nchw=pixels,
-        noise_sigma=np.ones((n, 3), np.float32),
-        bands=("g", "r", "i"),
-        row_group_size=40,
-    )
-    (root / "survey").mkdir()
-    lines = ["object_id,s", *(f"{i},1" for i in ids[:60:5])]
-    (root / "survey" / "labels.csv").write_text("\n".join(lines) + "\n")
-    return root
-
-
 def _space(root: Path, text: str = "") -> str:
     path = root / "space.toml"
     path.write_text(
@@ -214,8 +206,8 @@ def test_tune_works_on_the_rows_and_folds_of_train(survey: Path) -> None:
     train(config)
     summary = tune(config)
     assert (summary.done, summary.skipped, summary.rows) == (3, 0, 120)
-    assert not (survey / "tune" / "sample").exists()
-    trials = pq.read_table(survey / "tune" / "trials.parquet").to_pylist()
+    assert not (survey / "tune" / "lightgbm" / "sample").exists()
+    trials = pq.read_table(survey / "tune" / "lightgbm" / "trials.parquet").to_pylist()
     assert [t["trial"] for t in trials] == [1, 2, 3]
     # The trial of the current settings is the training run's own out-of-fold scores.
     logit, known = {}, {f"c{i:03d}" for i in range(0, 60, 5)}
@@ -232,14 +224,14 @@ def test_tune_works_on_the_rows_and_folds_of_train(survey: Path) -> None:
     # The files hold float32, in which scores of two rows may have become equal.
     np.testing.assert_allclose(trials[0]["placements"], q, atol=0.02)
     best = max(trials, key=lambda t: t["objective"])
-    snippet = tomllib.loads((survey / "tune" / "best.toml").read_text())
+    snippet = tomllib.loads((survey / "tune" / "lightgbm" / "best.toml").read_text())
     settings = resolve(snippet).train.lightgbm
     assert {k: best[k] for k in settings} == settings
     assert settings["num_iterations"] == 15
-    assert storage.read_json(str(survey / "tune" / "summary.json"))["verb"] == "tune"
+    assert storage.read_json(str(survey / "tune" / "lightgbm" / "summary.json"))["verb"] == "tune"
     again = tune(config)
     assert (again.done, again.skipped) == (0, 3)
-    assert pq.read_table(survey / "tune" / "trials.parquet").to_pylist() == trials
+    assert pq.read_table(survey / "tune" / "lightgbm" / "trials.parquet").to_pylist() == trials
     other = config.model_copy(update={"seed": 5})
     with pytest.raises(RunError, match=r"holds another tune run.*seed: 4 there, 5 now"):
         tune(other)
