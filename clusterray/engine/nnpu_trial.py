@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from clusterray import storage
 from clusterray.config import Config
 from clusterray.engine.fits import FitContext
-from clusterray.engine.sample import Sample, load
 from clusterray.engine.search import Objective, Report, judge, placements
 from clusterray.engine.search_space import with_best
 from clusterray.provenance import digest, seed_for
 from clusterray.pu.nnpu import NnpuRisk, nnpu_risk, two_stream_batches
 from clusterray.vision import vit
+from clusterray.vision.feeding import Take
 from clusterray.vision.prediction import predict
 from clusterray.vision.training import fit
 
@@ -32,13 +32,9 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class NnpuTask:
-    """What every trial of the network learns from: the rows, labels and folds of a training run.
-
-    `sample_url` is where `engine.sample` gathered them.
-    """
+    """What every trial of the network learns from: the rows, labels and folds of a training run."""
 
     context: FitContext
-    sample_url: str
 
     on_gpu = True
 
@@ -76,7 +72,7 @@ class NnpuTask:
         """
         config = with_best(self.context.config, "nnpu", params)
         trial = storage.join(folder, digest(dict(params))[:16])
-        sample: Sample | None = None
+        cutouts: Take | None = None
         seconds, before, n = 0.0, np.empty(0), 0
 
         def tell(q: Floats, spent: float) -> None:
@@ -97,9 +93,10 @@ class NnpuTask:
         for k in self.folds:
             url, told = storage.join(trial, f"fold{k}.json"), 0
             if not storage.exists(url):
-                if sample is None:
-                    sample = load(self.context.groups, self.sample_url)
-                done, told = self._fit(sample, config, k, num_threads, tell)
+                if cutouts is None:
+                    every = np.arange(len(self.context.s))
+                    cutouts = next(self.context.sample_rows().open(every).windows([every]))
+                done, told = self._fit(cutouts, config, k, num_threads, tell)
                 # Before the fold's last report, for the trial may be given up at it.
                 storage.write_json(url, done)
             done = storage.read_json(url)
@@ -110,7 +107,7 @@ class NnpuTask:
 
     def _fit(
         self,
-        sample: Sample,
+        cutouts: Take,
         config: Config,
         k: int,
         num_threads: int,
@@ -158,11 +155,12 @@ class NnpuTask:
             )
 
         def ranked() -> Floats:
+            pixels, step, noise_sigma = cutouts(unseen, np.empty)
             found = predict(
                 network.eval(),
-                sample.pixels[unseen],
-                step=sample.step[unseen],
-                noise_sigma=sample.noise_sigma[unseen],
+                pixels,
+                step=step,
+                noise_sigma=noise_sigma,
                 micro_batch=config.score.micro_batch,
                 dtype=config.score.dtype,
                 device=device,
@@ -179,11 +177,12 @@ class NnpuTask:
                 curve.append(ranked().tolist())
                 tell(np.array(curve[-1]), time.monotonic() - start)
 
+        pixels, step, noise_sigma = cutouts(seen, np.empty)
         fit(
             network,
-            sample.pixels[seen],
-            step=sample.step[seen],
-            noise_sigma=sample.noise_sigma[seen],
+            pixels,
+            step=step,
+            noise_sigma=noise_sigma,
             labels=context.s[seen],
             batches=batches,
             risk=risk,

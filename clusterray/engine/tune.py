@@ -168,13 +168,21 @@ def _task(
     url = storage.join(place, "sample")
     choice = samples.choose(shards, labels, config=config)
     samples.gather(choice, url, config=config)
-    work = Training(config, survey, folder=folder, sample_url=url, choice=choice, labels=labels)
+    work = Training(
+        config,
+        survey,
+        folder=folder,
+        # Trials run in folders of their own.
+        sample_url=absolute(url),
+        choice=choice,
+        labels=labels,
+    )
     context = work.context()
     _check_rows(context, space)
     prior = f"prior π = {context.prior:.3g} ({work.prior.source})"
     notes = (*choice.notes, *work.folds.notes, prior)
     if space.model == "nnpu":
-        return NnpuTask(context, absolute(url)), context, notes
+        return NnpuTask(context), context, notes
     data = TrialData(
         features=work.sample.features,
         s=context.s,
