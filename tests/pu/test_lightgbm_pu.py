@@ -5,7 +5,8 @@ from scipy.special import expit, logit
 from sklearn.metrics import average_precision_score
 
 from clusterray.errors import BundleError, ConfigError, InputError
-from clusterray.pu import PULightGBM
+from clusterray.pu import LabelModel, PULightGBM
+from clusterray.pu.boosting import Booster
 
 NAMES = tuple(f"feature_{i}" for i in range(8))
 QUICK = {"num_iterations": 40, "learning_rate": 0.2}
@@ -51,7 +52,9 @@ def test_log_odds_are_those_of_the_survey(scenario):
     )
     grid = np.linspace(0, 3, 13)
     true = logit(prior) + 2 * grid - 2
-    np.testing.assert_allclose(model.decision_function(grid[:, None], ["x"]), true, atol=0.8)
+    found = model.decision_function(grid[:, None], ["x"])
+    np.testing.assert_allclose(found, true, atol=0.8)
+    assert np.polyfit(true, found, 1)[0] == pytest.approx(1.0, abs=0.1)
     assert expit(model.decision_function(x[:n], ["x"])).mean() == pytest.approx(prior, rel=0.2)
 
 
@@ -154,6 +157,41 @@ def test_iterations_stop_where_held_out_labels_are_explained_best():
     kept = fitted(x[rows], s[rows], params=QUICK)
     assert kept.num_iterations_ == QUICK["num_iterations"]
     assert kept.notes_ == ("no early stopping: 40 known lenses, 50 needed",)
+
+
+def test_an_early_end_is_stretched_to_what_held_out_labels_ask_for():
+    """Thirty small steps leave log-odds too flat; with forty lenses nobody could say how much."""
+    x, s, _ = world(n=8000)
+    fresh, _, y = world(n=20_000, seed=5)
+    true = logit(0.1) + 1.5 * fresh[:, :3].sum(axis=1) - 3 * 1.5**2 / 2
+    near = np.abs(true) < 4
+    early = {"num_iterations": 30, "learning_rate": 0.05, "feature_fraction": 1.0}
+    model = fitted(x, s, params=early)
+    found = model.decision_function(fresh, NAMES)
+    slope = np.polyfit(true[near], found[near], 1)[0]
+    assert model.stretch_ > 1.3
+    assert slope == pytest.approx(1.0, abs=0.15)
+    assert abs(slope / model.stretch_ - 1) > 0.25
+    assert expit(found).mean() == pytest.approx(y.mean(), rel=0.1)
+    few = np.append(np.flatnonzero(s == 1)[:40], np.flatnonzero(s == 0))
+    assert fitted(x[few], s[few], params=early).stretch_ == 1.0
+
+
+def test_trees_of_labels_are_those_of_lightgbms_own_cross_entropy():
+    x, s, _ = world(n=4000, prior=0.4, c=0.8)
+    # LightGBM draws other features where the loss is not its own.
+    plain = QUICK | {"feature_fraction": 1.0}
+    booster = Booster(NAMES, params=plain, monotone={}, categorical=(), seed=3, num_threads=1)
+    # Above 1,000 known lenses none is weighted up.
+    assert s.sum() > 1000
+    own = booster.fit(booster.dataset(x), s, np.ones(len(s)), model=LabelModel(1.0, 1.0))
+    parameters = booster.parameters() | {"objective": "cross_entropy"}
+    theirs = lightgbm.train(parameters, lightgbm.Dataset(x, label=s))
+    np.testing.assert_allclose(
+        own.booster.predict(x, raw_score=True) + own.start,
+        theirs.predict(x, raw_score=True),
+        atol=1e-9,
+    )
 
 
 def test_survey_is_a_native_category():

@@ -16,6 +16,10 @@ from tests.pu.gaussian_worlds import prior_world
 SETTINGS = {"seed": 5, "n_bootstrap": 40, "fallback": 7e-3}
 
 
+# The estimators were developed on seeds from 0 on.
+FRESH = 900_000
+
+
 def check_prior(prior, *, n_unlabelled, factor, n_seeds):
     found = [
         estimate_prior(
@@ -23,7 +27,7 @@ def check_prior(prior, *, n_unlabelled, factor, n_seeds):
             scenario="case-control",
             **SETTINGS,
         )
-        for seed in range(n_seeds)
+        for seed in range(FRESH, FRESH + n_seeds)
     ]
     median = np.median([e.value for e in found])
     covered = np.mean([e.interval[0] <= prior <= e.interval[1] for e in found])
