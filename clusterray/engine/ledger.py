@@ -6,9 +6,10 @@ one run key: a run of another key is refused and told the difference.
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import pyarrow as pa
 
@@ -22,15 +23,21 @@ __all__ = [
     "Receipt",
     "RowGroup",
     "Shard",
+    "concurrently",
     "count_rejects",
     "open_run",
     "read_key",
     "read_record",
     "read_shard",
     "refuse_other_run",
+    "rejects_of",
     "write_rejects",
 ]
 
+T = TypeVar("T")
+R = TypeVar("R")
+
+_REQUESTS_AT_ONCE: Final = 32
 _RUN_FILE: Final = "run.json"
 _RECEIPT: Final = {
     "shard": str,
@@ -123,7 +130,7 @@ class Receipt:
         RunError : one is damaged.
         """
         listed = storage.list_files(storage.join(folder, "receipts"), suffix=".json")
-        values = [read_record(entry.url, _RECEIPT) for entry in listed]
+        values = concurrently(lambda entry: read_record(entry.url, _RECEIPT), listed)
         return [cls(**{**v, "outputs": tuple(v["outputs"])}) for v in values]
 
 
@@ -236,6 +243,26 @@ def write_rejects(url: str, rows: Iterable[Mapping[str, Any]]) -> int:
 
 def count_rejects(folder: str) -> Counter[str]:
     """Rejects of each output of a run, by the output's name."""
+    return rejects_of(folder, None)
+
+
+def rejects_of(folder: str, outputs: Sequence[str] | None) -> Counter[str]:
+    """Rejects of these outputs of a run, by the output's name; None counts all."""
+    wanted = None if outputs is None else set(outputs)
     entries = storage.list_files(storage.join(folder, "rejects"), suffix=".parquet")
-    counts = {e: storage.read_table(e.url, columns=[]).num_rows for e in entries}
-    return Counter({storage.name_of(e.url): n for e, n in counts.items()})
+    urls = [e.url for e in entries if wanted is None or storage.name_of(e.url) in wanted]
+    counts = concurrently(lambda url: storage.read_table(url, columns=[]).num_rows, urls)
+    return Counter(dict(zip(map(storage.name_of, urls), counts, strict=True)))
+
+
+def concurrently(call: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """`call` of each item, in order, many at a time: for requests that wait for storage.
+
+    Raises
+    ------
+    Exception : the first one in the order of the items.
+    """
+    if len(items) < 2:
+        return [call(item) for item in items]
+    with ThreadPoolExecutor(min(_REQUESTS_AT_ONCE, len(items))) as pool:
+        return list(pool.map(call, items))

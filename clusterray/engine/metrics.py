@@ -4,6 +4,7 @@ Ray exports them from every node with the prefix `ray_`. Actors count what they 
 says how much is waiting, what was rejected and what it has cost so far.
 """
 
+import threading
 import time
 from collections.abc import Sequence
 from typing import Any, Final
@@ -96,15 +97,16 @@ def metered(actor: type, *, verb: str, stage: str, rows: Sequence[int] | None) -
         def __init__(self, **arguments: Any) -> None:
             super().__init__(**arguments)
             self._meters = {name: _made(name) for name in METRICS if name not in _OF_DRIVER}
+            self._lock, self._retries = threading.Lock(), storage.retry_count()
 
         def __call__(self, table: pa.Table) -> pa.Table:
-            start, retries = time.monotonic(), storage.retry_count()
+            start = time.monotonic()
             try:
                 answer = super().__call__(table)
             finally:
                 self._count(
                     clusterray_stage_busy_seconds=time.monotonic() - start,
-                    clusterray_storage_retries=storage.retry_count() - retries,
+                    clusterray_storage_retries=self._new_retries(),
                 )
             units = table.column("unit").to_pylist()
             self._count(
@@ -112,6 +114,12 @@ def metered(actor: type, *, verb: str, stage: str, rows: Sequence[int] | None) -
                 clusterray_stage_rows=sum(rows[u] for u in units) if rows else 0,
             )
             return answer
+
+        def _new_retries(self) -> int:
+            # Of the process, whose calls may overlap: each is told of once.
+            with self._lock:
+                before, self._retries = self._retries, storage.retry_count()
+                return self._retries - before
 
         def _count(self, **amounts: float) -> None:
             for name, amount in amounts.items():

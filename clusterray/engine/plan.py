@@ -1,12 +1,11 @@
 """What there is to do, and how many actors do it."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
 from clusterray import storage
-from clusterray.engine.ledger import RowGroup, Shard, read_shard
+from clusterray.engine.ledger import RowGroup, Shard, concurrently, read_shard
 from clusterray.engine.work import cpu_share
 from clusterray.errors import InputError
 
@@ -30,8 +29,7 @@ def list_shards(
             "or set paths.shards"
         )
     read = partial(read_shard, bands=bands, size_px=size_px, pixel_scale_arcsec=pixel_scale_arcsec)
-    with ThreadPoolExecutor(16) as pool:
-        return list(pool.map(read, (entry.url for entry in entries)))
+    return concurrently(read, [entry.url for entry in entries])
 
 
 def missing_row_groups(shards: Sequence[Shard], outputs_url: str) -> tuple[list[RowGroup], int]:

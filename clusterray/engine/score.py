@@ -10,12 +10,13 @@ from typing import Any, Final
 from clusterray import schema, storage
 from clusterray.config import Config
 from clusterray.engine import work
-from clusterray.engine.costs import MeasuredCosts, of_run, read_costs
-from clusterray.engine.forecast import foresee, spent
-from clusterray.engine.ledger import Receipt, RowGroup, Shard, count_rejects, open_run
+from clusterray.engine.costs import MeasuredCosts, of_run, probe, read_costs
+from clusterray.engine.forecast import Outlook, foresee, spent
+from clusterray.engine.ledger import RowGroup, Shard, open_run
 from clusterray.engine.metrics import RunMeters
 from clusterray.engine.plan import Pools, list_shards, missing_row_groups
-from clusterray.engine.session import planned_shape, session
+from clusterray.engine.receipts import settle
+from clusterray.engine.session import cluster_shape, planned_shape, session
 from clusterray.engine.stages import FinishStage, ReadStage, VitStage, wanted_features
 from clusterray.engine.telemetry import Progress, RunSummary
 from clusterray.ensemble import bundle as bundles
@@ -25,6 +26,9 @@ __all__ = ["SCORING_VERSION", "check_survey", "device_of", "run_key", "score"]
 
 SCORING_VERSION: Final = 2
 """Raise it when a change to the code changes scores."""
+
+_PROBE_PAYS_SECONDS: Final = 300.0
+"""Pools of the right size gain a long run more than the half minute that a probe takes."""
 
 
 def run_key(config: Config, bundle: bundles.Bundle, *, device: str) -> dict[str, Any]:
@@ -74,13 +78,12 @@ def score(config: Config, *, shards: Sequence[Shard] | None = None) -> RunSummar
         device = device_of(bundle, shape[1])
         open_run(folder, run_key(config, bundle, device=device), config=config, verb="score")
         missing, skipped = missing_row_groups(shards, outputs)
-        measured = read_costs(folder, bundle=bundle.digest, device=device)
-        outlook = foresee(missing, config, bundle.models, shape=shape, measured=measured)
+        outlook = _outlook(missing, config, bundle, shape=shape, device=device)
         worked = _Worked()
         if missing:
             worked = _score_row_groups(missing, config, bundle, outlook.pools, shape=shape)
             worked.costs(shape=shape, bundle=bundle.digest, device=device).write(folder)
-    receipts = _receipts(shards, folder)
+    receipts = settle(shards, folder, counted=worked.counted)
     rejected = sum(r.rejected for r in receipts)
     seconds = time.monotonic() - start
     predicted = outlook.predicted
@@ -110,16 +113,21 @@ def score(config: Config, *, shards: Sequence[Shard] | None = None) -> RunSummar
 
 @dataclass
 class _Worked:
-    """What the row groups of a run took; `first_seconds` until the first one was done."""
+    """What the row groups of a run took, and rows scored and rejected by output name.
+
+    `first_seconds` is how long it was until the first one was done.
+    """
 
     busy: Counter[str] = field(default_factory=Counter)
+    counted: dict[str, tuple[int, int]] = field(default_factory=dict)
     rows: int = 0
     seconds: float = 0.0
     first_seconds: float = 0.0
     first_busy: float = 0.0
 
-    def add(self, answer: Mapping[str, Any], *, seconds: float) -> None:
+    def add(self, answer: Mapping[str, Any], group: RowGroup, *, seconds: float) -> None:
         """Count the answer that came after so many seconds."""
+        self.counted[group.output] = answer["scored"], answer["rejected"]
         busy = json.loads(answer["seconds"])
         self.busy.update(busy)
         self.rows += answer["scored"] + answer["rejected"]
@@ -139,6 +147,26 @@ class _Worked:
             bundle=bundle,
             device=device,
         )
+
+
+def _outlook(
+    missing: Sequence[RowGroup],
+    config: Config,
+    bundle: bundles.Bundle,
+    *,
+    shape: tuple[float, float],
+    device: str,
+) -> Outlook:
+    """Plan from what was measured before; a long run that was never measured is probed first."""
+    folder = config.paths.scores
+    measured = read_costs(folder, bundle=bundle.digest, device=device)
+    outlook = foresee(missing, config, bundle.models, shape=shape, measured=measured)
+    # Not where an autoscaler still has to bring the node that would be probed.
+    if measured or outlook.predicted.seconds < _PROBE_PAYS_SECONDS or cluster_shape() != shape:
+        return outlook
+    measured = probe(missing, config, bundle, device=device)
+    measured.write(folder)
+    return foresee(missing, config, bundle.models, shape=shape, measured=measured)
 
 
 def check_survey(config: Config, bundle: bundles.Bundle) -> None:
@@ -218,41 +246,8 @@ def _score_row_groups(
         for answer in table.to_pylist():
             meters.advance(rejected=answer["rejected"])
             progress.advance(rows=answer["scored"] + answer["rejected"])
-            worked.add(answer, seconds=time.monotonic() - start)
+            worked.add(answer, groups[answer["unit"]], seconds=time.monotonic() - start)
     return worked
-
-
-def _receipts(shards: Sequence[Shard], folder: str) -> list[Receipt]:
-    """Write the receipt of every shard that is done and has none; every row must be accounted for.
-
-    Raises
-    ------
-    RunError : a row group has no output, or rows do not reconcile.
-    """
-    standing = {(r.shard, r.footer): r for r in Receipt.read_all(folder)}
-    rejected = count_rejects(folder)
-    receipts = []
-    for shard in shards:
-        receipt = standing.get((shard.name, shard.footer))
-        if receipt is None:
-            outputs = tuple(group.output for group in shard.row_groups())
-            receipt = Receipt(
-                shard=shard.name,
-                size=shard.size,
-                footer=shard.footer,
-                rows=shard.rows,
-                scored=sum(_rows_of(storage.join(folder, "rows", o)) for o in outputs),
-                rejected=sum(rejected[o] for o in outputs),
-                outputs=outputs,
-            )
-            receipt.reconcile()
-            receipt.write(folder)
-        receipts.append(receipt)
-    return receipts
-
-
-def _rows_of(url: str) -> int:
-    return int(storage.read_table(url, columns=[]).num_rows)
 
 
 def _check_rejects(rejected: int, rows: int, config: Config) -> None:

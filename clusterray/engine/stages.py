@@ -4,6 +4,7 @@ Between stages a row group travels as a `Parcel`.
 """
 
 import json
+import socket
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,7 +21,7 @@ from clusterray.engine.ledger import RowGroup, write_rejects
 from clusterray.engine.measuring import measure
 from clusterray.engine.parcels import Parcel, Reject, pack, unpack
 from clusterray.ensemble import bundle as bundles
-from clusterray.errors import InputError
+from clusterray.errors import ClusterrayError, InputError
 from clusterray.sky import shards
 
 __all__ = [
@@ -57,7 +58,8 @@ def read_features(
         float32.
     rejects : rows of `schema.REJECTS`.
     """
-    table = shards.read_row_group(group.shard.url, group.index, raw=True)
+    shard = group.shard
+    table = shards.read_row_group(shard.url, group.index, raw=True, footer_sha256=shard.footer)
     if keep is not None:
         wanted = pc.is_in(table.column("object_id"), pa.array(keep, pa.string()))
         table = _filtered(table, wanted)
@@ -90,6 +92,14 @@ def wanted_features(bundle: bundles.Bundle) -> FeatureSettings | None:
     return None
 
 
+def _fetched(url: str) -> bundles.Bundle:
+    """The bundle, as this node can reach it; the driver's could."""
+    try:
+        return bundles.load(url)
+    except ClusterrayError as error:
+        raise type(error)(f"on node {socket.gethostname()}: {error}") from error
+
+
 class ReadStage:
     """Actor: from a planned row group to its pixels and features."""
 
@@ -118,7 +128,7 @@ class VitStage:
         from clusterray.engine.network import ScoringNetwork, keep_compiled
 
         keep_compiled()
-        bundle = bundles.load(bundle_url)
+        bundle = _fetched(bundle_url)
         self.network = ScoringNetwork(
             bundle.vit(),
             anomaly=bundle.anomaly(),
@@ -157,7 +167,7 @@ class FinishStage:
     def __init__(
         self, bundle_url: str, groups: Sequence[RowGroup], settings: ScoreSettings, folder: str
     ) -> None:
-        self.bundle = bundles.load(bundle_url)
+        self.bundle = _fetched(bundle_url)
         self.groups, self.settings, self.folder = groups, settings, folder
         self.lightgbm = self.bundle.lightgbm if "lightgbm" in self.bundle.models else None
         self.stacker = self.bundle.stacker

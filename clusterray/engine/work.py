@@ -3,6 +3,7 @@
 A unit is one row of a Ray dataset, so Ray can neither split nor merge it, whatever its batches.
 """
 
+import gc
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any, cast
 import pyarrow as pa
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext, Dataset
+from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import RayTaskError
 
 from clusterray import errors
@@ -94,10 +96,17 @@ def run(
             num_cpus=stage.num_cpus,
             num_gpus=stage.num_gpus or None,
         )
+    failure = None
     try:
         yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
     except Exception as error:
-        raise unwrap(error) from error
+        failure = unwrap(error)
+        failure.add_note(str(error))
+    if failure is not None:
+        # Not from the error: its frames hold the actors, and with them the CPUs of the next run.
+        del dataset
+        gc.collect()
+        raise failure
 
 
 def _pool(stage: Stage) -> ActorPoolStrategy:
@@ -116,6 +125,13 @@ def unwrap(error: BaseException) -> ClusterrayError:
 
     Ray Data keeps only the text of a worker's exception (2.60), so the text is what is read.
     """
+    if isinstance(error, ExecutionTimeoutError):
+        minutes = DataContext.get_current().execution_no_progress_timeout_s / 60
+        return RunError(
+            f"nothing moved for {minutes:.0f} min: no CPU or GPU is free for this run's actors, or "
+            "no worker came; look at the autoscaler and at who else uses the cluster, then run it "
+            "again: what is done is kept"
+        )
     if isinstance(error, RayTaskError) and isinstance(error.cause, ClusterrayError):
         return error.cause
     raised = _RAISED.findall(str(error))

@@ -298,7 +298,7 @@ def numbers(column: pa.ChunkedArray) -> npt.NDArray[Any]:
 
 
 @contextmanager
-def _opened(path: str) -> Iterator[tuple[pq.ParquetFile, dict[str, Any]]]:
+def _opened(path: str) -> Iterator[tuple[pq.ParquetFile, dict[str, Any], pa.NativeFile]]:
     """Open a shard; what goes wrong while reading it becomes a StorageError, but for what may pass.
 
     That is for `storage.retried`, around the block.
@@ -306,7 +306,7 @@ def _opened(path: str) -> Iterator[tuple[pq.ParquetFile, dict[str, Any]]]:
     with storage.open_input(path) as stream:
         try:
             file = pq.ParquetFile(stream, pre_buffer=True)
-            yield file, layout(file.schema_arrow, where=storage.redact(path))
+            yield file, layout(file.schema_arrow, where=storage.redact(path)), stream
         except (OSError, pa.ArrowException) as error:
             if storage.is_transient(path, error):
                 raise
@@ -338,7 +338,7 @@ def read(path: str, *, integers: bool = False) -> CutoutBatch:
 
 
 def _read(path: str, *, integers: bool) -> CutoutBatch:
-    with _opened(path) as (file, spec):
+    with _opened(path) as (file, spec, _):
         shape = (file.metadata.num_rows, *_shape(spec))
         images = np.empty(shape, np.int16 if integers else np.float32)
         parts, start = [file.schema_arrow.empty_table().drop_columns(["image"])], 0
@@ -352,10 +352,16 @@ def _read(path: str, *, integers: bool) -> CutoutBatch:
 
 
 @overload
-def read_row_group(path: str, index: int, *, raw: Literal[False] = False) -> CutoutBatch: ...
+def read_row_group(
+    path: str, index: int, *, raw: Literal[False] = False, footer_sha256: str | None = None
+) -> CutoutBatch: ...
 @overload
-def read_row_group(path: str, index: int, *, raw: Literal[True]) -> pa.Table: ...
-def read_row_group(path: str, index: int, *, raw: bool = False) -> CutoutBatch | pa.Table:
+def read_row_group(
+    path: str, index: int, *, raw: Literal[True], footer_sha256: str | None = None
+) -> pa.Table: ...
+def read_row_group(
+    path: str, index: int, *, raw: bool = False, footer_sha256: str | None = None
+) -> CutoutBatch | pa.Table:
     """Read one row group of a shard, the unit of work.
 
     Parameters
@@ -363,24 +369,41 @@ def read_row_group(path: str, index: int, *, raw: bool = False) -> CutoutBatch |
     path : path or URL.
     index : row group, from 0.
     raw : give the table as it is stored, for `pixels`, `planes` and `batch`.
+    footer_sha256 : what `describe` said of the shard, where it must not have changed since.
 
     Raises
     ------
     InputError : the shard has no such row group.
-    StorageError, ContractError : as `read`.
+    StorageError, ContractError : as `read`; or the footer is another.
     """
-    table = storage.retried("read", path, lambda: _read_one(path, index))
+    table = storage.retried("read", path, lambda: _read_one(path, index, footer_sha256))
     return table if raw else batch(table)
 
 
-def _read_one(path: str, index: int) -> pa.Table:
-    with _opened(path) as (file, spec):
+def _read_one(path: str, index: int, footer_sha256: str | None) -> pa.Table:
+    with _opened(path) as (file, spec, stream):
+        if footer_sha256 is not None:
+            _require_footer(stream, file, footer_sha256, path)
         if not 0 <= index < file.num_row_groups:
             raise InputError(
                 f"{storage.redact(path)}: row group {index} asked for, "
                 f"it has {file.num_row_groups} (from 0)"
             )
         return _row_group(file, index, spec, path)
+
+
+def _require_footer(stream: pa.NativeFile, file: pq.ParquetFile, expected: str, path: str) -> None:
+    found = hashlib.sha256(_footer(stream, file)).hexdigest()
+    if found != expected:
+        raise ContractError(
+            f"'{storage.redact(path)}' was rewritten since it was listed: the digest of its footer "
+            f"is {found[:12]}…, expected {expected[:12]}…; run the same command again"
+        )
+
+
+def _footer(stream: pa.NativeFile, file: pq.ParquetFile) -> bytes:
+    length = file.metadata.serialized_size
+    return bytes(stream.read_at(length, stream.size() - 8 - length))
 
 
 def describe(path: str) -> dict[str, Any]:
@@ -401,14 +424,11 @@ def describe(path: str) -> dict[str, Any]:
 
 
 def _describe(path: str) -> dict[str, Any]:
-    with _opened(path) as (file, spec):
+    with _opened(path) as (file, spec, stream):
         meta = file.metadata
         groups = [meta.row_group(i) for i in range(meta.num_row_groups)]
         image = meta.schema.names.index("image")
-        with storage.open_input(path) as stream:
-            size = stream.size()
-            stream.seek(size - 8 - meta.serialized_size)
-            footer = stream.read(meta.serialized_size)
+        size, footer = stream.size(), _footer(stream, file)
     version = (file.schema_arrow.metadata or {}).get(b"clusterray.version", b"0")
     return {
         "rows": meta.num_rows,

@@ -4,6 +4,7 @@ import sys
 import numpy as np
 import pyarrow as pa
 import pytest
+from ray.data.exceptions import ExecutionTimeoutError
 
 from clusterray.engine import work
 from clusterray.engine.host_memory import mapping_of
@@ -77,6 +78,20 @@ def test_own_error_comes_out_of_a_worker_as_it_went_in():
 def test_foreign_error_keeps_its_last_line():
     with pytest.raises(RunError, match=r"a worker failed: .*division by zero in band 2"):
         list(work.run(3, [work.Stage("a", Echo, {"crash": 1}, num_cpus=0.5)], verb="t"))
+
+
+def test_a_failed_run_lets_go_of_its_actors():
+    """While its error is still looked at, the next run has the CPUs."""
+    for _ in range(2):
+        with pytest.raises(ContractError) as caught:
+            list(work.run(3, [work.Stage("a", Echo, {"refuse": 1}, num_cpus=1.5)], verb="t"))
+    assert "MapWorker(MapBatches(Echo))" in caught.value.__notes__[0]
+
+
+def test_a_run_in_which_nothing_moves_is_told_what_to_look_at():
+    told = work.unwrap(ExecutionTimeoutError("Dataset execution made no progress"))
+    assert isinstance(told, RunError)
+    assert "min: no CPU or GPU is free" in str(told)
 
 
 def test_progress_in_a_log_says_rate_and_end():
