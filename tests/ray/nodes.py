@@ -124,6 +124,7 @@ def nodes(*cpus_per_node: int, **node: Any) -> Iterator[Nodes]:
     settings = {
         "RAY_TMPDIR": folder,
         "RAY_AUTH_MODE": "disabled",
+        "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_prestart_worker_first_driver": "0",
     }
     before = {name: os.environ.get(name) for name in settings}
