@@ -68,7 +68,7 @@ class Nodes:
         return [
             pid
             for pid in descendants(*roots)
-            if (title := title(pid)).startswith("ray::") and doing in title
+            if (words := title(pid)).startswith("ray::") and doing in words
         ]
 
     def at_work(self) -> list[Any]:
