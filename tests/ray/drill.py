@@ -56,17 +56,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = Path(tempfile.mkdtemp(prefix="drills-"))
     outcomes: list[Outcome] = []
     skipped: dict[str, str] = {}
-    for kind, outcome in _outcomes(options.only, options.seeds, folder):
-        if isinstance(outcome, Outcome):
-            outcomes.append(outcome)
-            _show(outcome)
-        else:
-            skipped[kind] = str(outcome)
-            print(f"{kind}: skipped, {outcome}", flush=True)
+    stopped = False
+    try:
+        for kind, outcome in _outcomes(options.only, options.seeds, folder):
+            if isinstance(outcome, Outcome):
+                outcomes.append(outcome)
+                _show(outcome)
+            else:
+                skipped[kind] = str(outcome)
+                print(f"{kind}: skipped, {outcome}", flush=True)
+    except KeyboardInterrupt:
+        stopped = True
     failed = [o for o in outcomes if o.failures]
     seconds = time.monotonic() - start
     print("\n" + table(outcomes, skipped))
-    print(f"\n{len(outcomes)} drills, {len(failed)} failed, {seconds:.0f} s")
+    after = "stopped after " if stopped else ""
+    print(f"\n{len(outcomes)} drills, {len(failed)} failed, {after}{seconds:.0f} s")
     if failed:
         print(f"what the failed ones left: {folder}")
     else:
@@ -75,20 +80,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "name": "drill",
         "drills": len(outcomes),
         "failed": len(failed),
+        "stopped": stopped,
         "skipped": skipped,
         "seconds": round(seconds, 1),
         "failures": [asdict(o) for o in failed],
         **provenance(),
     }
     print(json.dumps(line), flush=True)
-    return 1 if failed or not outcomes else 0
+    return 130 if stopped else int(bool(failed) or not outcomes)
 
 
 def _outcomes(
     kinds: Sequence[str], seeds: int, folder: Path
 ) -> Iterator[tuple[str, Outcome | scarcity.NotHereError]]:
     """Every drill's outcome, or why this machine does not allow it."""
-    wanted = [(kind, seed) for kind in kinds for seed in range(min(seeds, FEWER.get(kind, seeds)))]
+    wanted = [
+        (kind, seed) for seed in range(seeds) for kind in kinds if seed < FEWER.get(kind, seeds)
+    ]
     if any(kind != "store" for kind in kinds):
         survey = make(folder / "survey")
         with nodes(2, 2, 2) as running:
@@ -98,6 +106,9 @@ def _outcomes(
                     yield kind, drilled(seed, running, survey, folder=folder)
                 except scarcity.NotHereError as reason:
                     yield kind, reason
+                except Exception as error:  # one drill that breaks must not end the others
+                    running.restore()
+                    yield kind, Outcome(kind, seed, False, None, 0, 0, 0, 0.0, [repr(error)])
     if "store" in kinds:
         survey = make(folder / "wide", **WIDE)
         with nodes(2, object_store_memory=80 * 2**20) as small:

@@ -68,7 +68,7 @@ class Nodes:
         return [
             pid
             for pid in descendants(*roots)
-            if (title := title(pid)).startswith("ray::") and doing in title
+            if (words := title(pid)).startswith("ray::") and doing in words
         ]
 
     def at_work(self) -> list[Any]:
@@ -124,6 +124,7 @@ def nodes(*cpus_per_node: int, **node: Any) -> Iterator[Nodes]:
     settings = {
         "RAY_TMPDIR": folder,
         "RAY_AUTH_MODE": "disabled",
+        "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_prestart_worker_first_driver": "0",
     }
     before = {name: os.environ.get(name) for name in settings}

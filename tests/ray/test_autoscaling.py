@@ -9,7 +9,10 @@ import pyarrow as pa
 import pytest
 import ray
 import yaml
-from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
+from ray.autoscaler._private.fake_multi_node.node_provider import (
+    FAKE_HEAD_NODE_ID,
+    FAKE_HEAD_NODE_TYPE,
+)
 
 from clusterray.config import ClusterSettings
 from clusterray.engine import work
@@ -20,6 +23,10 @@ from tests.ray.drill_survey import DrillSurvey
 from tests.ray.heads import Head, free_ports, head
 
 pytestmark = pytest.mark.slow
+COMMANDS = (
+    *("initialization", "setup", "head_setup", "worker_setup"),
+    *("head_start_ray", "worker_start_ray"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +46,7 @@ def autoscaled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
             "launch_multiple": True,
         },
         "available_node_types": {
-            "head": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+            FAKE_HEAD_NODE_TYPE: {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
             "cpu": {"resources": {"CPU": 2}, "node_config": {}, "min_workers": 0, "max_workers": 2},
             "gpu": {
                 "resources": {"CPU": 1, "GPU": 1},
@@ -48,7 +55,12 @@ def autoscaled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
                 "max_workers": 1,
             },
         },
-        "head_node_type": "head",
+        "head_node_type": FAKE_HEAD_NODE_TYPE,
+        "auth": {},
+        "file_mounts": {},
+        "cluster_synced_files": [],
+        # Ray wants them, and the provider runs none.
+        **{f"{which}_commands": [] for which in COMMANDS},
     }
     path = tmp_path_factory.mktemp("autoscaler") / "cluster.yaml"
     path.write_text(yaml.safe_dump(config))
