@@ -10,6 +10,7 @@ __all__ = [
     "feeding",
     "frozen",
     "learner",
+    "loop",
     "mil",
     "optimisation",
     "prediction",
