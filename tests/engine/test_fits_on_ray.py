@@ -182,3 +182,10 @@ def test_a_frozen_trunk_is_run_once_for_all_folds(rows, tmp_path):
     np.testing.assert_allclose(outcome(context, "vit.refit")[1], scores.logit, atol=1e-5)
     list(run_fits.run_fits(context, [("vit", 1)]))
     assert {p.name: p.stat().st_mtime_ns for p in kept.iterdir()} == made
+
+
+@pytest.mark.slow
+def test_an_elastic_group_fits_as_one_process(rows, whole, tmp_path):
+    context = small_context(tmp_path, rows, "vision.workers=[1, 2]")
+    list(run_fits.run_fits(context, [("vit", 0)]))
+    same(outcome(context), whole, tolerance=1e-4)
