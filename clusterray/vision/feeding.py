@@ -193,6 +193,9 @@ class Ahead:
     ) -> None:
         self.batches, self.prepare, self.device = batches, prepare, device
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        if self.stream is not None:
+            # A source that was put on the device was put there in the main stream.
+            self.stream.wait_stream(torch.cuda.current_stream(device))
         self._next: Batch | None = None
         self._done: Any = None
 
@@ -200,8 +203,6 @@ class Ahead:
         """Begin with the next batch, if that is of use now."""
         if self.stream is None or self._next is not None:
             return
-        # What is on the device was put there, and may be written over, in the main stream.
-        self.stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(self.stream):
             found = next(self.batches, None)
             if found is None:

@@ -126,6 +126,13 @@ class Loop:
             self.state.load(found, where=self.checkpoints.url)
         if self.state.parts == 1 and self.checkpoints.split():
             self._split()
+        if self.ranks.group is not None:
+            begun = len(self.state.history)
+            extremes = torch.tensor([begun, -begun], device=self.device)
+            distributed.all_reduce(extremes, distributed.ReduceOp.MAX, group=self.ranks.group)
+            if extremes.sum():
+                # Nothing to tell a user: the group is started again.
+                raise RuntimeError(f"processes took up epochs {extremes.tolist()}")
 
     def run(self, progress: Callable[[EpochLog], None] | None) -> TrainingLog:
         """Go through the epochs that are left."""

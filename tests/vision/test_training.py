@@ -204,11 +204,11 @@ def test_bfloat16_leaves_pooling_and_head_in_float32():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_gpu_fit_follows_the_cpu_fit():
-    """Float32, no noise: the same curve to rounding; with bfloat16 within 5 %."""
+    """The same curve to the rounding of convolutions (TF32); with bfloat16 within 5 %."""
     curves = {}
     for device, dtype in (("cpu", "float32"), ("cuda", "float32"), ("cuda", "bfloat16")):
         settings = tiny_settings(epochs=3, dtype=dtype)
         curves[device, dtype] = [e.objective for e in run(tiny(), settings, device=device).epochs]
     plain, single, half = curves.values()
-    np.testing.assert_allclose(single, plain, rtol=1e-3)
+    np.testing.assert_allclose(single, plain, rtol=5e-3)
     np.testing.assert_allclose(half, plain, rtol=0.05)
