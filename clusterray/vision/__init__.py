@@ -11,6 +11,7 @@ __all__ = [
     "frozen",
     "learner",
     "lensiam",
+    "loop",
     "mil",
     "optimisation",
     "prediction",

@@ -7,13 +7,15 @@ the tokens of a frozen trunk, in one piece or in blocks that processes of one ma
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-__all__ = ["Blocks", "Feed", "Take", "Windowed"]
+__all__ = ["Ahead", "Batch", "Blocks", "Feed", "Take", "Windowed"]
 
 Arrays = tuple[NDArray[Any], ...]
 Empty = Callable[[tuple[int, ...], Any], NDArray[Any]]
@@ -94,8 +96,8 @@ class Feed:
     device : where they go.
     """
 
-    def __init__(self, source: Windowed, device: str) -> None:
-        self.source, self.device = source, torch.device(device)
+    def __init__(self, source: Windowed, device: torch.device) -> None:
+        self.source, self.device = source, device
         self.resident: tuple[torch.Tensor, ...] | None = None
         self._place: torch.Tensor | None = None
         if self.device.type == "cuda" and isinstance(source, Blocks):
@@ -162,6 +164,70 @@ class Feed:
                 for tensor in on_device:
                     tensor.record_stream(torch.cuda.current_stream(self.device))
                 yield rows, on_device
+
+
+@dataclass
+class Batch:
+    """Rows of a batch, their arrays, and the network's input where it is made already."""
+
+    rows: NDArray[np.int64]
+    arrays: tuple[torch.Tensor, ...]
+    inputs: torch.Tensor | None = None
+
+
+class Ahead:
+    """The next batch, prepared on a GPU while the network works on the one before.
+
+    Parameters
+    ----------
+    batches : rows and arrays, from a `Feed`.
+    prepare : makes the network's input of them, or None where it is to be made later.
+    device : of both. On a CPU nothing is done ahead.
+    """
+
+    def __init__(
+        self,
+        batches: Iterator[tuple[NDArray[np.int64], tuple[torch.Tensor, ...]]],
+        prepare: Callable[[NDArray[np.int64], tuple[torch.Tensor, ...]], torch.Tensor | None],
+        device: torch.device,
+    ) -> None:
+        self.batches, self.prepare, self.device = batches, prepare, device
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        if self.stream is not None:
+            # A source that was put on the device was put there in the main stream.
+            self.stream.wait_stream(torch.cuda.current_stream(device))
+        self._next: Batch | None = None
+        self._done: Any = None
+
+    def look(self) -> None:
+        """Begin with the next batch, if that is of use now."""
+        if self.stream is None or self._next is not None:
+            return
+        with torch.cuda.stream(self.stream):
+            found = next(self.batches, None)
+            if found is None:
+                return
+            self._next = Batch(*found)
+            # Without the room it is made once the batch before is done with.
+            with suppress(torch.OutOfMemoryError):
+                self._next.inputs = self.prepare(*found)
+            self._done = torch.cuda.Event()
+            self._done.record(self.stream)
+
+    def take(self) -> Batch | None:
+        """The next batch; None after the last."""
+        self.look()
+        if self.stream is None:
+            found = next(self.batches, None)
+            return None if found is None else Batch(*found)
+        batch, self._next = self._next, None
+        if batch is not None:
+            main = torch.cuda.current_stream(self.device)
+            main.wait_event(self._done)
+            for tensor in (*batch.arrays, batch.inputs):
+                if tensor is not None:
+                    tensor.record_stream(main)
+        return batch
 
 
 def _tensor(values: NDArray[Any]) -> torch.Tensor:

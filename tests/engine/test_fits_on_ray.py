@@ -182,3 +182,30 @@ def test_a_frozen_trunk_is_run_once_for_all_folds(rows, tmp_path):
     np.testing.assert_allclose(outcome(context, "vit.refit")[1], scores.logit, atol=1e-5)
     list(run_fits.run_fits(context, [("vit", 1)]))
     assert {p.name: p.stat().st_mtime_ns for p in kept.iterdir()} == made
+
+
+@pytest.mark.slow
+def test_an_elastic_group_fits_as_one_process(rows, whole, tmp_path):
+    context = small_context(tmp_path, rows, "vision.workers=[1, 2]")
+    list(run_fits.run_fits(context, [("vit", 0)]))
+    same(outcome(context), whole, tolerance=1e-4)
+
+
+class Stopped(BaseException):
+    pass
+
+
+def test_the_state_of_a_fit_may_lie_in_a_bucket(rows, whole, s3_server):
+    context = small_context(f"{s3_server.url}/training", rows)
+
+    def stop(log):
+        if log.epoch == 1:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        fit(context, "vit", 0, progress=stop)
+    state = f"{state_url(context, 0)}/state.safetensors"
+    assert storage.exists(state)
+    fit(context, "vit", 0)
+    same(outcome(context), whole)
+    assert not storage.exists(state)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from clusterray.errors import InputError
-from clusterray.vision import checkpoint, training
+from clusterray.vision import checkpoint, loop, training
 from clusterray.vision.feeding import Blocks
 from clusterray.vision.learner import CutoutLearner
 from tests.vision.test_training import batches_of, cross_entropy
@@ -14,7 +14,7 @@ from tests.vision.vision_nets import OPTIONS, cutouts, tiny, tiny_settings
 
 @pytest.fixture(autouse=True)
 def _every_epoch(monkeypatch):
-    monkeypatch.setattr(training, "_MAX_SAVING_SHARE", float("inf"))
+    monkeypatch.setattr(loop, "_MAX_SAVING_SHARE", float("inf"))
 
 
 class Killed(BaseException):
@@ -131,14 +131,14 @@ def test_an_unwritable_place_is_told(tmp_path):
 def test_early_stopping_ends_with_the_weights_of_the_best_epoch(tmp_path, monkeypatch):
     """The criterion is made to be least in epoch 1: the fit ends `patience` epochs later."""
     told = iter([3.0, 1.0, 2.0, 2.0, 2.0])
-    monkeypatch.setattr(training._Loop, "_criterion", lambda self: next(told))
+    monkeypatch.setattr(loop.Loop, "_criterion", lambda self: next(told))
     settings = tiny_settings(epochs=9, patience=3, ema_decay=0.9)
     weights, curve = fit(tmp_path / "a", settings, validation=np.arange(8))
     assert [c[0] for c in curve] == [0, 1, 2, 3, 4]
     other, _ = checkpoint._read((tmp_path / "a" / "state.safetensors").read_bytes(), "a")
     assert other["history"][-1]["epoch"] == 4
     told = iter([3.0, 1.0])
-    monkeypatch.setattr(training._Loop, "_criterion", lambda self: next(told))
+    monkeypatch.setattr(loop.Loop, "_criterion", lambda self: next(told))
     kept = fit_until(tmp_path / "b", settings, 1)
     assert weights == kept
 
@@ -173,9 +173,9 @@ def test_criterion_is_the_risk_of_the_averaged_weights_on_the_slice(tmp_path):
 
 def test_saving_takes_a_tenth_of_the_time_at_most(tmp_path, monkeypatch):
     """Saving that takes four epochs' time is done at the first epoch, and then no more in ten."""
-    monkeypatch.setattr(training, "_MAX_SAVING_SHARE", 0.1)
+    monkeypatch.setattr(loop, "_MAX_SAVING_SHARE", 0.1)
     clock, saved = [0.0], []
-    monkeypatch.setattr(training.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: clock[0])
 
     class Slow(checkpoint.Checkpoints):
         def save(self, snapshot):

@@ -32,7 +32,7 @@ def feed_all(device):
     for limit in (0.5, 0.0):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("clusterray.vision.feeding._SHARE_OF_DEVICE", limit)
-            feed = Feed(source, device)
+            feed = Feed(source, torch.device(device))
         for _ in range(2):
             found = list(feed(windows))
             assert [r.tolist() for r, _ in found] == [[3, 1], [0], [19, 2, 4]]

@@ -7,8 +7,10 @@ from torch.nn import functional
 
 from clusterray.errors import InputError, RunError
 from clusterray.vision import prediction, training
+from clusterray.vision.checkpoint import Checkpoints
 from clusterray.vision.feeding import Blocks
 from clusterray.vision.learner import CutoutLearner
+from clusterray.vision.loop import Loop
 from tests.vision.vision_nets import SIZE_PX, cutouts, tiny, tiny_settings
 
 
@@ -204,11 +206,33 @@ def test_bfloat16_leaves_pooling_and_head_in_float32():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_gpu_fit_follows_the_cpu_fit():
-    """Float32, no noise: the same curve to rounding; with bfloat16 within 5 %."""
+    """The same curve to the rounding of convolutions (TF32); with bfloat16 within 5 %."""
     curves = {}
     for device, dtype in (("cpu", "float32"), ("cuda", "float32"), ("cuda", "bfloat16")):
         settings = tiny_settings(epochs=3, dtype=dtype)
         curves[device, dtype] = [e.objective for e in run(tiny(), settings, device=device).epochs]
     plain, single, half = curves.values()
-    np.testing.assert_allclose(single, plain, rtol=1e-3)
+    np.testing.assert_allclose(single, plain, rtol=5e-3)
     np.testing.assert_allclose(half, plain, rtol=0.05)
+
+
+def test_a_group_whose_memory_ran_out_begins_again_in_halves(tmp_path, monkeypatch):
+    """One process cannot halve alone: it leaves a mark, fails, and all begin again."""
+    store = Checkpoints(str(tmp_path))
+    pixels, step, sigma, labels = cutouts(32)
+    data = training.Data(Blocks([(pixels, step, sigma)]), labels, lambda e: [batches_of(32, 16)(e)])
+    learner = Crowded(tiny(), augmented=False)
+    loop = Loop(
+        learner, data, cross_entropy, tiny_settings(), 3, training.Ranks(), store,
+        torch.device("cpu"),
+    )  # fmt: skip
+    loop.ranks = training.Ranks(0, 2)
+    with monkeypatch.context() as patch, pytest.raises(torch.OutOfMemoryError):
+        patch.setattr(Crowded, "room", 6)
+        loop.run(None)
+    log = training.run(
+        learner, data, risk=cross_entropy, settings=tiny_settings(), seed=3, checkpoints=store,
+        threads=1,
+    )  # fmt: skip
+    assert len(log.epochs) == 2
+    assert log.notes == ("memory ran out: batches go through the network in halves",)
