@@ -57,9 +57,9 @@ def pretrain(config: Config) -> RunSummary:
     """Simulate pairs that share their lens, and let the trunk learn from them without labels.
 
     Writes ``<root>/pretrained/trunk.safetensors``. The trunk starts from random weights, whatever
-    `vision.weights` says: that is where the result goes. Pairs that are there are kept by a run that is
-    taken up again; the training itself begins anew. It runs in one task, on one GPU where there is
-    one.
+    `vision.weights` says: that is where the result goes. A run that is taken up again keeps the
+    pairs that are there; the training itself begins anew. It runs in one task, on one GPU where
+    there is one.
 
     Raises
     ------
