@@ -7,7 +7,7 @@ no trial waits for workers that another one holds.
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from clusterray import storage
 from clusterray.config import Config, VisionSettings
 from clusterray.engine.fits import FitContext
-from clusterray.engine.sample import Sample, load
 from clusterray.engine.search import Objective, Report, judge, placements
 from clusterray.engine.search_space import with_best
+from clusterray.engine.stages import list_matrix
 from clusterray.provenance import digest, seed_for
 from clusterray.pu.nnpu import NnpuRisk, nnpu_risk, two_stream_batches
+from clusterray.sky import shards
 from clusterray.vision import vit
 from clusterray.vision.prediction import predict
 from clusterray.vision.training import fit
@@ -28,6 +29,7 @@ from clusterray.vision.training import fit
 __all__ = ["NnpuTask"]
 
 Floats = NDArray[np.float64]
+_PER_BAND: Final = ("step", "noise_sigma")
 
 
 @dataclass(frozen=True)
@@ -77,20 +79,39 @@ class NnpuTask:
         prior = self.context.unlabelled_prior
         told = _Told(dict(params), objective, prior, self.n_reports, report)
         config = with_best(self.context.config, "nnpu", params)
-        sample: Sample | None = None
+        cutouts: _Cutouts | None = None
         for k in self.folds:
             url = storage.join(folder, digest(dict(params))[:16], f"fold{k}.json")
             before = told.n
             if not storage.exists(url):
-                if sample is None:
-                    sample = load(self.context.groups, self.sample_url)
+                if cutouts is None:
+                    cutouts = _read(self.context, self.sample_url)
                 # Written before the fold's last report, for the trial may be given up at it.
-                done = _fit_fold(self.context, sample, config, k, num_threads, told)
+                done = _fit_fold(self.context, cutouts, config, k, num_threads, told)
                 storage.write_json(url, done)
             done = storage.read_json(url)
             for q in done["placements"][told.n - before :]:
                 told.tell(np.array(q), done["seconds"])
             told.close(np.array(done["placements"][-1]), done["seconds"])
+
+
+class _Cutouts(NamedTuple):
+    """Rows in the order of the context's: (n, b, h, w) int16, and (n, b) nJy twice."""
+
+    pixels: NDArray[np.int16]
+    step: NDArray[np.float32]
+    noise_sigma: NDArray[np.float32]
+
+
+def _read(context: FitContext, url: str) -> _Cutouts:
+    """The gathered cutouts, sorted by object_id."""
+    files = (storage.join(url, "rows", group.output) for group in context.groups)
+    parts = [part for part in map(storage.read_table, files) if part.num_rows]
+    order = np.argsort(np.concatenate([p.column("object_id").to_numpy() for p in parts]))
+    return _Cutouts(
+        np.concatenate([shards.pixels(p) for p in parts])[order],
+        *(np.concatenate([list_matrix(p, n) for p in parts])[order] for n in _PER_BAND),
+    )
 
 
 @dataclass
@@ -128,7 +149,7 @@ class _Told:
 
 
 def _fit_fold(
-    context: FitContext, sample: Sample, config: Config, k: int, num_threads: int, told: _Told
+    context: FitContext, cutouts: _Cutouts, config: Config, k: int, num_threads: int, told: _Told
 ) -> dict[str, Any]:
     """Fit without fold `k` and tell of all epochs but the last: placements by epoch, and seconds.
 
@@ -154,9 +175,9 @@ def _fit_fold(
     def ranked() -> Floats:
         found = predict(
             network.eval(),
-            sample.pixels[unseen],
-            step=sample.step[unseen],
-            noise_sigma=sample.noise_sigma[unseen],
+            cutouts.pixels[unseen],
+            step=cutouts.step[unseen],
+            noise_sigma=cutouts.noise_sigma[unseen],
             micro_batch=config.score.micro_batch,
             dtype=config.score.dtype,
             views=config.score.views,
@@ -173,9 +194,9 @@ def _fit_fold(
 
     fit(
         network,
-        sample.pixels[seen],
-        step=sample.step[seen],
-        noise_sigma=sample.noise_sigma[seen],
+        cutouts.pixels[seen],
+        step=cutouts.step[seen],
+        noise_sigma=cutouts.noise_sigma[seen],
         labels=context.s[seen],
         batches=_batches(context.s[seen], settings, seed),
         risk=_risk(context, config.train.target_prior),
