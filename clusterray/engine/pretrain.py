@@ -12,7 +12,7 @@ import torch
 
 from clusterray import storage
 from clusterray.config import Config
-from clusterray.engine import work
+from clusterray.engine import pretrain_page, work
 from clusterray.engine.ledger import open_run
 from clusterray.engine.session import cluster_shape, session
 from clusterray.engine.telemetry import Progress, RunSummary
@@ -56,9 +56,10 @@ class _MakePairs:
 def pretrain(config: Config) -> RunSummary:
     """Simulate pairs that share their lens, and let the trunk learn from them without labels.
 
-    Writes ``<root>/pretrained/trunk.safetensors``. Pairs that are there are kept by a run that is
-    taken up again; the training itself begins anew. It runs in one task, on one GPU where there is
-    one.
+    Writes ``<root>/pretrained/trunk.safetensors``. The trunk starts from random weights, whatever
+    `vision.weights` says: that is where the result goes. A run that is taken up again keeps the
+    pairs that are there; the training itself begins anew. It runs in one task, on one GPU where
+    there is one.
 
     Raises
     ------
@@ -98,6 +99,10 @@ def pretrain(config: Config) -> RunSummary:
             busy["lensiam"] = _fit(folder, [f"{u.name}.parquet" for u in units], config)
     history = storage.read_json(storage.join(folder, "history.json"))
     sha256 = digest(storage.read_bytes(trunk))
+    facts = {"recipe": maker.recipe.digest(), "settings": settings.model_dump(mode="json")}
+    shown = shards.read_row_group(storage.join(pairs, f"{units[0].name}.parquet"), 0)
+    html = pretrain_page.render(history, shown, facts=facts | {"trunk's SHA-256": sha256})
+    storage.write_bytes(storage.join(folder, "pretrain.html"), html.encode())
     summary = RunSummary(
         verb="pretrain",
         unit="shards of pairs",
@@ -106,7 +111,7 @@ def pretrain(config: Config) -> RunSummary:
         rows=2 * sum(u.last - u.first for u in missing),
         rejected=0,
         seconds=time.monotonic() - start,
-        outputs={"trunk": trunk},
+        outputs={"trunk": trunk, "page": storage.join(folder, "pretrain.html")},
         stage_seconds={name: round(s, 2) for name, s in busy.items()},
         notes=(
             f"loss {history[0]['loss']:.3f} to {history[-1]['loss']:.3f}, spread "

@@ -63,6 +63,12 @@ def train(config: Config) -> RunSummary:
         raise ConfigError(
             f"train.models is {list(models)}, expected 'lightgbm', 'vit' or both, each once"
         )
+    further = [m for m in models if m in config.networks]
+    if further:
+        raise ConfigError(
+            f"train.models: '{further[0]}' is a further network, and scoring runs one only; leave "
+            "it out, or make it that of [vision]"
+        )
     shards = list_shards(
         config.paths.shards,
         bands=survey.band_names,

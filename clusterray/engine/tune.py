@@ -7,7 +7,7 @@ stopped.
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -32,6 +32,7 @@ from clusterray.features import feature_names
 from clusterray.provenance import data_fingerprint, digest, seed_for
 from clusterray.sky import catalogue
 from clusterray.sky.surveys import resolve
+from clusterray.vision import vit
 
 __all__ = ["tune"]
 
@@ -50,15 +51,8 @@ def tune(config: Config) -> RunSummary:
     RunError : the tune folder holds another sweep, or every trial failed.
     """
     start = time.monotonic()
-    model = config.tune.model
-    space = read_space(config.tune.space or f"tuning/{model}.toml")
-    if space.model != model:
-        raise ConfigError(
-            f"tune.space '{storage.redact(config.tune.space)}' is a search of '{space.model}', "
-            f"not of '{model}': run 'clusterray tune {space.model}' or name another file"
-        )
+    space = _space(config)
     n_trials = config.tune.n_trials or space.n_trials
-    space.starting_point(current_settings(config, model))
     survey = resolve(config.survey)
     shards = list_shards(
         config.paths.shards,
@@ -71,34 +65,25 @@ def tune(config: Config) -> RunSummary:
         "shards": data_fingerprint(shard.footer for shard in shards),
         "labels": digest(labels.to_pylist()),
     }
-    folder = storage.join(config.paths.root, "tune", model)
+    folder = storage.join(config.paths.root, "tune", space.model)
     key_digest = open_run(folder, key, config=config, verb="tune")
     there = _judged(folder)
     with session(config.cluster):
         task, context, notes = _task(config, space, shards, labels, folder)
+        name = f"{space.model}-{key_digest[:12]}"
         trials, failures = sweep(
-            task,
-            space,
-            config=config,
-            folder=folder,
-            n_trials=n_trials,
-            name=f"{model}-{key_digest[:12]}",
+            task, space, config=config, folder=folder, n_trials=n_trials, name=name
         )
     best = max((t for t in trials if t.complete), key=lambda t: (t.objective, -t.number))
     verdict = _verdict(best, trials[0], space, context.unlabelled_prior, config)
     storage.write_table(storage.join(folder, "trials.parquet"), _table(trials))
     snippet = _snippet(best, config, space, key=key_digest)
     storage.write_bytes(storage.join(folder, "best.toml"), snippet.encode())
-    facts = {"search file": space.model_dump(mode="json"), "rows": len(context.s), **_about(notes)}
+    facts = {"search file": space.model_dump(mode="json"), "rows": len(context.s), "notes": notes}
     page = tune_page.render(trials, space, best=best, verdict=verdict, facts=facts)
     storage.write_bytes(storage.join(folder, "tune.html"), page.encode())
-    outputs = {n: storage.join(folder, f) for n, f in _OUTPUTS.items()}
-    if config.tune.refit:
-        outputs["bundle"] = config.paths.bundle
-        notes = (*notes, *_refit(config, best, folder))
+    refit = _refit(config, best, folder) if config.tune.refit else ()
     distinct = len({digest(t.parameters) for t in trials})
-    given_up = sum(not t.complete for t in trials)
-    early = (f"{given_up} of {len(trials)} trials given up early",) if given_up else ()
     summary = RunSummary(
         verb="tune",
         unit="trials",
@@ -107,15 +92,37 @@ def tune(config: Config) -> RunSummary:
         rows=len(context.s),
         rejected=0,
         seconds=time.monotonic() - start,
-        outputs=outputs,
+        outputs={n: storage.join(folder, f) for n, f in _OUTPUTS.items()}
+        | ({"bundle": config.paths.bundle} if refit else {}),
         stage_seconds={"trials": round(sum(t.seconds for t in trials), 2)},
-        notes=(*notes, *failures, *early, verdict),
+        notes=(*notes, *failures, *_given_up(trials), verdict, *refit),
     )
     summary.write(storage.join(folder, "summary.json"))
     return summary
 
 
 _OUTPUTS: Final = {"best": "best.toml", "trials": "trials.parquet", "page": "tune.html"}
+
+
+def _space(config: Config) -> SearchSpace:
+    """Read the search file, refusing at once what could not be searched later."""
+    model = config.tune.model
+    space = read_space(config.tune.space or f"tuning/{model}.toml")
+    if space.model != model:
+        raise ConfigError(
+            f"tune.space '{storage.redact(config.tune.space)}' is a search of '{space.model}', "
+            f"not of '{model}': run 'clusterray tune {space.model}' or name another file"
+        )
+    space.starting_point(current_settings(config, model))
+    if model == "nnpu":
+        survey = resolve(config.survey)
+        vit.build(config.vision, n_bands=len(survey.bands), size_px=survey.size_px)
+    return space
+
+
+def _given_up(trials: Sequence[Trial]) -> tuple[str, ...]:
+    n = sum(not t.complete for t in trials)
+    return (f"{n} of {len(trials)} trials given up early",) if n else ()
 
 
 def _key(config: Config, space: SearchSpace, n_trials: int) -> dict[str, Any]:
@@ -131,7 +138,8 @@ def _key(config: Config, space: SearchSpace, n_trials: int) -> dict[str, Any]:
     if space.model == "nnpu":
         key["train"] = config.train.model_dump(mode="json", exclude={"models"})
         key["vision"] = config.vision.model_dump(mode="json")
-        key["score"] = config.score.model_dump(mode="json", include={"micro_batch", "dtype"})
+        scoring = {"micro_batch", "dtype", "views"}
+        key["score"] = config.score.model_dump(mode="json", include=scoring)
     return key
 
 
@@ -168,21 +176,13 @@ def _task(
     url = storage.join(place, "sample")
     choice = samples.choose(shards, labels, config=config)
     samples.gather(choice, url, config=config)
-    work = Training(
-        config,
-        survey,
-        folder=folder,
-        # Trials run in folders of their own.
-        sample_url=absolute(url),
-        choice=choice,
-        labels=labels,
-    )
+    work = Training(config, survey, folder=folder, sample_url=url, choice=choice, labels=labels)
     context = work.context()
     _check_rows(context, space)
     prior = f"prior π = {context.prior:.3g} ({work.prior.source})"
     notes = (*choice.notes, *work.folds.notes, prior)
     if space.model == "nnpu":
-        return NnpuTask(context), context, notes
+        return NnpuTask(context, absolute(url)), context, notes
     data = TrialData(
         features=work.sample.features,
         s=context.s,
@@ -251,10 +251,6 @@ def _snippet(best: Trial, config: Config, space: SearchSpace, *, key: str) -> st
         # What JSON and TOML write alike: numbers, strings, true and false.
         lines += [f"[{section}]", *(f"{n} = {json.dumps(v)}" for n, v in values.items()), ""]
     return "\n".join(lines)
-
-
-def _about(notes: Sequence[str]) -> Mapping[str, Any]:
-    return {f"note {k}": note for k, note in enumerate(notes, 1)}
 
 
 def _verdict(

@@ -90,7 +90,8 @@ def _figures(trials: Sequence[Trial], space: SearchSpace, best: Trial) -> str:
     shown.append(
         page.figure(
             _parallel(trials, space, best),
-            "Every trial as a line through its settings; orange the best, blue the best quarter.",
+            "Every trial as a line through its settings: orange the best, blue the best quarter of "
+            "the complete ones.",
         )
     )
     return f'<div class="figures">{"".join(shown)}</div>'
@@ -128,12 +129,13 @@ def _importances(weights: Mapping[str, float]) -> str:
 def _parallel(trials: Sequence[Trial], space: SearchSpace, best: Trial) -> str:
     svg: list[str] = []
     names = list(space.parameters)
-    good = np.quantile([t.objective for t in trials], 0.75)
+    good = np.quantile([t.objective for t in trials if t.complete], 0.75)
     text = f"settings of all trials: {', '.join(names)}"
     size = (max(6.4, 1.1 * len(names)), 4.2)
     with drawn_axes(svg, name="parallel", description=text, size_in=size) as axes:
         for t in sorted(trials, key=lambda t: (t is best, t.objective)):
-            colour = ORANGE if t is best else BLUE if t.objective >= good else GREY
+            fine = t.complete and t.objective >= good
+            colour = ORANGE if t is best else BLUE if fine else GREY
             heights = [_height(t.parameters[n], space, n) for n in names]
             width = 2.4 if t is best else 1.0
             axes.plot(range(len(names)), heights, color=colour, linewidth=width, alpha=0.9)

@@ -4,7 +4,6 @@ Logits depend in their last bits on the batch a network sees. So rows go through
 of one fixed size, cut from the start of the row group, the last one padded with empty cutouts.
 """
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -18,7 +17,7 @@ from clusterray.vision.preprocess import BLANK_BYTE, to_input, unshuffle
 from clusterray.vision.training import cpu_threads
 from clusterray.vision.vit import LensViT, VitOutput
 
-__all__ = ["VitScores", "all_views", "compiled", "predict"]
+__all__ = ["VitScores", "all_views", "predict"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -113,24 +112,6 @@ def all_views(model: LensViT, images: torch.Tensor) -> VitOutput:
             logit.append(seen.logit)
             embedding.append(seen.embedding)
     return VitOutput(*(torch.stack(parts).mean(0) for parts in (logit, embedding, attention)))
-
-
-def compiled(model: LensViT, *, cache: str = "") -> LensViT:
-    """Compile the network for batches of one fixed size; it stays the same object.
-
-    The first batch takes tens of seconds, once for each kind of device, network and batch size:
-    what was made is kept and found again by later processes. It can change the last bits of a
-    logit.
-
-    Parameters
-    ----------
-    cache : folder on this machine that keeps what was compiled; empty takes
-        TORCHINDUCTOR_CACHE_DIR or, where that is not set, torch's own.
-    """
-    if cache:
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
-    model.compile(dynamic=False)
-    return model
 
 
 def _layout(

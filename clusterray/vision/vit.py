@@ -92,6 +92,8 @@ class LensViT(nn.Module):
     def train(self, mode: bool = True) -> Self:
         """Set training mode; what is frozen stays as in scoring, batch statistics and dropout."""
         super().train(mode)
+        if all(p.requires_grad for p in self.trunk.parameters()):
+            return self
         for module in self.trunk.modules():
             parameters = list(module.parameters())
             if parameters and not any(p.requires_grad for p in parameters):

@@ -44,6 +44,10 @@ def test_pairs_a_trunk_and_how_to_use_it(done):
     assert ids == ["pair4a", "pair4b", "pair5a", "pair5b"]
     history = storage.read_json(storage.join(folder, "history.json"))
     assert [e["epoch"] for e in history] == [0, 1]
+    page = storage.read_bytes(storage.join(folder, "pretrain.html")).decode()
+    assert page.count("<img") == 8
+    assert "pair3, second view" in page
+    assert "<svg" in page
     weights, sha256 = (t.split("'")[1] for t in summary.notes[-1].split(", "))
     vision = given.vision.model_copy(
         update={"weights": weights, "weights_sha256": sha256, "freeze_blocks": 1}

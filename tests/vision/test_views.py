@@ -6,7 +6,7 @@ import torch
 
 from clusterray.schema import BLANK
 from clusterray.vision.augment import dihedral
-from clusterray.vision.prediction import all_views, compiled, predict
+from clusterray.vision.prediction import all_views, predict
 from tests.vision.vision_nets import cutouts, tiny
 
 PIXELS, STEP, SIGMA, _ = cutouts(12)
@@ -73,15 +73,3 @@ def test_what_lies_under_no_data_does_not_move_the_logit(views):
         step[:, 1], sigma[:, 1] = value, 3 * value
         moved = scores(model, pixels, step=step, sigma=sigma, views=views).logit
         np.testing.assert_array_equal(moved, known)
-
-
-@pytest.mark.slow
-def test_a_compiled_network_scores_the_same(tmp_path, monkeypatch):
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
-    model = tiny().eval()
-    plain = scores(model)
-    assert compiled(model, cache=str(tmp_path)) is model
-    again = scores(model)
-    np.testing.assert_allclose(again.logit, plain.logit, atol=1e-5)
-    np.testing.assert_allclose(again.attention, plain.attention, atol=1e-5)
-    assert any(tmp_path.rglob("*.py"))
