@@ -14,6 +14,7 @@ import numpy as np
 __all__ = ["RegisteredStore", "mapping_of"]
 
 _STORE = "/dev/shm/plasma"
+_MOST_BYTES = 64 * 2**30
 _READ_ONLY = 8
 """cudaHostRegisterReadOnly."""
 
@@ -36,7 +37,8 @@ class RegisteredStore:
     """Registers the object store with CUDA when the first array in it is seen.
 
     What lies elsewhere (in the heap, or in files that Ray falls back to) is not registered: such
-    mappings come and go.
+    mappings come and go. Nor is a store of more than 64 GiB: registering takes up to 0.4 s a GiB in
+    every actor and makes all of it resident (`cluster.object_store_gb` makes a smaller one).
 
     Parameters
     ----------
@@ -62,7 +64,10 @@ class RegisteredStore:
         if found is None:
             return False
         low, high, file = found
-        self._known[low, high] = file.startswith(_STORE) and any(
-            self._register(low, high - low, flags) for flags in (0, _READ_ONLY)
+        small = high - low <= _MOST_BYTES
+        self._known[low, high] = (
+            small
+            and file.startswith(_STORE)
+            and any(self._register(low, high - low, flags) for flags in (0, _READ_ONLY))
         )
         return self._known[low, high]

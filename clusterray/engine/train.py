@@ -142,7 +142,12 @@ class Training:
             self.sample.ra_deg,
             self.sample.dec_deg,
             nside=settings.nside,
-            same=duplicates.image_pairs(self.sample.image_hashes),
+            same=np.concatenate(
+                [
+                    duplicates.image_pairs(self.sample.image_hashes),
+                    duplicates.origin_pairs(duplicates.origins(self.sample.object_id)),
+                ]
+            ),
         )
         self.folds = folds.assign(
             self.sample.object_id,

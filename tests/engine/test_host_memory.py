@@ -60,3 +60,10 @@ def test_a_refusal_is_remembered_after_the_read_only_way_was_tried(store):
     assert not registered.holds(store[:10])
     assert [flags for *_, flags in registry.calls] == [0, 8]
     assert RegisteredStore(Registry(False)).holds(store)
+
+
+def test_a_store_too_large_to_be_resident_is_not_registered(store, monkeypatch):
+    registry = Registry()
+    monkeypatch.setattr(host_memory, "_MOST_BYTES", PAGES - 1)
+    assert not RegisteredStore(registry).holds(store)
+    assert registry.calls == []
