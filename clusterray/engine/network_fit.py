@@ -77,12 +77,7 @@ def fit_network(
     """
     config = context.config
     settings, seed = config.vision, context.seed("vit", leave_out)
-    seen = context.seen(leave_out)
-    sample = context.sample_rows()
-    learnt, validation, notes = validation_slice(
-        seen, context.s, cell=context.cell, settings=settings, seed=seed
-    )
-    plan = EpochPlan(learnt, context.s, sample.file_of, settings, seed)
+    seen, sample = context.seen(leave_out), context.sample_rows()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network = vit.build(
         settings,
@@ -92,20 +87,15 @@ def fit_network(
         bands=context.bands,
     )
     known = seen[context.s[seen] == 1]
+    source = (context.tokens or sample).open(known)
+    data, notes = _data(context, leave_out, source)
     learner: Learner = CutoutLearner(network, augmented=settings.augment)
     if context.tokens is not None:
         learner = TokenLearner(network)
         notes = (*notes, _replaced(learner.n_frozen, settings))
-    source = (context.tokens or sample).open(known)
     log = run(
         learner,
-        Data(
-            source,
-            labels=context.s,
-            plan=plan,
-            validation=validation if len(validation) else None,
-            names=sample.object_id.tolist(),
-        ),
+        data,
         risk=_risk(context, ranks),
         settings=settings,
         seed=seed,
@@ -134,7 +124,12 @@ def fit_network(
         embeddings = _pooled(learner, source, ordinary, device)
     else:
         embeddings = scorer(ordinary)[1]
-    return logits, {
+    return logits, _files(network, embeddings)
+
+
+def _files(network: vit.LensViT, embeddings: NDArray[np.float32]) -> dict[str, bytes]:
+    """The model that goes into the bundle, with what its embeddings of ordinary rows are like."""
+    return {
         "vit.json": json.dumps(network.architecture()).encode(),
         "vit.safetensors": network.save(),
         "anomaly.safetensors": anomaly.fit(embeddings).save(),
@@ -153,6 +148,23 @@ def _pooled(
             arrays = tuple(torch.from_numpy(a).to(device) for a in take(part, np.empty))
             found.append(learner.embedding(learner.prepare(arrays, None)).float().cpu().numpy())
     return np.concatenate(found)
+
+
+def _data(context: FitContext, leave_out: int, source: Windowed) -> tuple[Data, tuple[str, ...]]:
+    """What the fit learns from and is judged by, and notes."""
+    settings, seed = context.config.vision, context.seed("vit", leave_out)
+    sample = context.sample_rows()
+    learnt, validation, notes = validation_slice(
+        context.seen(leave_out), context.s, cell=context.cell, settings=settings, seed=seed
+    )
+    data = Data(
+        source,
+        labels=context.s,
+        plan=EpochPlan(learnt, context.s, sample.file_of, settings, seed),
+        validation=validation if len(validation) else None,
+        names=sample.object_id.tolist(),
+    )
+    return data, tuple(notes)
 
 
 def _replaced(n_frozen: int, settings: VisionSettings) -> str:

@@ -145,7 +145,7 @@ class Training:
             same=np.concatenate(
                 [
                     duplicates.image_pairs(self.sample.image_hashes),
-                    duplicates.origin_pairs(duplicates.origins(self.sample.object_id)),
+                    duplicates.origin_pairs(duplicates.origins(self.sample.object_id.tolist())),
                 ]
             ),
         )

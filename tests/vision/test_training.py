@@ -227,10 +227,10 @@ def test_a_group_whose_memory_ran_out_begins_again_in_halves(tmp_path, monkeypat
         torch.device("cpu"),
     )  # fmt: skip
     loop.ranks = training.Ranks(0, 2)
-    with monkeypatch.context() as patch:
-        patch.setattr(Crowded, "room", 6)
-        with pytest.raises(torch.OutOfMemoryError):
-            loop.run(None)
+    monkeypatch.setattr(Crowded, "room", 6)
+    with pytest.raises(torch.OutOfMemoryError):
+        loop.run(None)
+    monkeypatch.undo()
     log = training.run(
         learner, data, risk=cross_entropy, settings=tiny_settings(), seed=3, checkpoints=store,
         threads=1,
