@@ -8,6 +8,7 @@ come back, in one copy.
 
 import os
 import threading
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
@@ -102,6 +103,8 @@ class ScoringNetwork:
                 "this run scores on GPUs, but torch cannot use one here; install the CUDA build of "
                 "torch, or a driver that fits it ('clusterray doctor' looks)"
             )
+        # Pixels are looked at where they lie, in memory that torch cannot know to be read-only.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         self.device, self.settings, self.n_bands = device, settings, model.settings.n_bands
         self.width = 2 * self.n_bands * size_px * size_px
         self.columns = _columns(model, anomaly is not None, settings)
