@@ -18,7 +18,7 @@ from tests.ray import drivers
 from tests.ray.drill_survey import DrillSurvey
 from tests.ray.nodes import Nodes, kill
 
-__all__ = ["KINDS", "Outcome", "Run", "drill", "judge"]
+__all__ = ["ENDS_SECONDS", "KINDS", "Outcome", "Run", "drill", "judge"]
 
 ENDS_SECONDS = 240.0
 IN_FLIGHT = 10
