@@ -18,7 +18,7 @@ from tests.ray import drivers
 from tests.ray.drill_survey import DrillSurvey
 from tests.ray.nodes import Nodes, kill
 
-__all__ = ["KINDS", "Outcome", "Run", "drill", "judge"]
+__all__ = ["ENDS_SECONDS", "KINDS", "Outcome", "Run", "drill", "judge"]
 
 ENDS_SECONDS = 240.0
 IN_FLIGHT = 10
@@ -30,7 +30,8 @@ there is one that reads, one by one, and one that finishes, up to four at once."
 class Outcome:
     """How one drill went.
 
-    `hit` : the run was at work when it was struck. `exit` : its status; None where it was killed.
+    `hit` : the run was at work when it was struck. `exit` : its status, -9 where it was killed;
+    None where it had to be ended.
     `stood` : outputs at that moment; `redone` : those of them that the struck run itself wrote
     once more. `failures` : what did not hold.
     """
@@ -129,8 +130,12 @@ def _driver(nodes: Nodes, run: Run, rng: random.Random) -> bool:
 
 
 def _cluster(nodes: Nodes, run: Run, rng: random.Random) -> bool:
+    was = run.driver.running
     nodes.lose_all()
-    return run.driver.kill()
+    # One on a machine of its own stays, and has to notice.
+    if rng.random() < 0.5:
+        run.driver.kill()
+    return was
 
 
 KINDS = {
@@ -152,10 +157,11 @@ def drill(kind: str, seed: int, nodes: Nodes, survey: DrillSurvey, *, folder: Pa
         time.sleep(rng.uniform(0, 3))
     hit = KINDS[kind].strike(nodes, run, rng) and hit
     stood = run.outputs()
-    status = run.ended() if KINDS[kind].survives else None
+    status = run.ended()
     outcome = Outcome(kind, seed, hit, status, len(stood), 0, 0)
-    if KINDS[kind].survives and status != 0:
-        outcome.failures.append(f"the run did not go on by itself: exit status {status}")
+    if status is None or (KINDS[kind].survives and status != 0):
+        went = "did not go on by itself" if KINDS[kind].survives else "did not end"
+        outcome.failures.append(f"the run {went}: exit status {status}")
         outcome.said = run.driver.said()
     nodes.restore()
     judge(outcome, run, nodes, stood)

@@ -76,7 +76,12 @@ def _drive(words: list[str], address: str, log: str, no_progress_seconds: float 
     output = os.open(log, os.O_WRONLY | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
-    os.environ |= {"RAY_ADDRESS": address, "RAY_AUTH_MODE": "disabled"}
+    os.environ |= {
+        "RAY_ADDRESS": address,
+        "RAY_AUTH_MODE": "disabled",
+        # How long a driver looks for a head that is gone: 60 s by default.
+        "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
+    }
     from ray.data import DataContext
 
     from clusterray.cli import main

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.ray import drivers
 from tests.ray.drill_survey import DrillSurvey
-from tests.ray.drills import Outcome, Run, judge
+from tests.ray.drills import ENDS_SECONDS, Outcome, Run, judge
 from tests.ray.nodes import Nodes
 
 ACTORS = 2
@@ -31,8 +31,10 @@ def taken_cpus(seed: int, nodes: Nodes, survey: DrillSurvey, *, folder: Path) ->
     """
     start, rng = time.monotonic(), random.Random(f"taken {seed}")
     replaced = seed % 2 == 0
+    patience = ENDS_SECONDS if replaced else 20.0
     with drivers.cpus_taken(nodes.address, but=ACTORS):
-        run = Run(survey, folder / f"taken-{seed}", nodes.address, no_progress_seconds=20)
+        out = folder / f"taken-{seed}"
+        run = Run(survey, out, nodes.address, no_progress_seconds=patience)
         hit = run.reach(rng.randrange(1, survey.groups))
         nodes.lose(rng.choice(nodes.at_work() or nodes.workers))
         stood = run.outputs()

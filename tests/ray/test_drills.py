@@ -9,7 +9,7 @@ from clusterray import storage
 from clusterray.config import ClusterSettings
 from clusterray.engine.score import score
 from clusterray.engine.session import session
-from clusterray.errors import ClusterrayError
+from clusterray.errors import BundleError
 from tests.ray import scarcity
 from tests.ray.drill_survey import DrillSurvey
 from tests.ray.drills import drill
@@ -44,7 +44,7 @@ def test_a_bundle_that_a_node_cannot_fetch_is_named(survey, running, tmp_path):
         storage.write_bytes(f"{url}/{path.name}", path.read_bytes())
     config = survey.config(tmp_path / "out", f"paths.bundle='{url}'")
     joined = session(ClusterSettings(address=running.address))
-    with joined, pytest.raises(ClusterrayError, match=rf"'{url}/manifest\.json'"):
+    with joined, pytest.raises(BundleError, match=rf"'{url}' holds no manifest\.json"):
         score(config)
 
 
