@@ -358,7 +358,7 @@ class ClusterSettings(_Settings):
     calls_per_gpu_actor: Positive = 1
     """Row groups that one of them works on at once, each on a CUDA stream of its own."""
     object_store_gb: PositiveFloat | None = None
-    """Object store of a local cluster; null takes Ray's share of the memory."""
+    """Object store of a local cluster; null takes Ray's share of the memory, at most 32."""
 
 
 class Config(_Settings):

@@ -14,7 +14,7 @@ import numpy as np
 __all__ = ["RegisteredStore", "mapping_of"]
 
 _STORE = "/dev/shm/plasma"
-_MOST_BYTES = 64 * 2**30
+_MOST_BYTES = 40 * 2**30
 _READ_ONLY = 8
 """cudaHostRegisterReadOnly."""
 
@@ -37,7 +37,7 @@ class RegisteredStore:
     """Registers the object store with CUDA when the first array in it is seen.
 
     What lies elsewhere (in the heap, or in files that Ray falls back to) is not registered: such
-    mappings come and go. Nor is a store of more than 64 GiB: registering takes up to 0.4 s a GiB in
+    mappings come and go. Nor is a store of more than 40 GiB: registering takes up to 0.4 s a GiB in
     every actor and makes all of it resident (`cluster.object_store_gb` makes a smaller one).
 
     Parameters

@@ -30,6 +30,9 @@ _TOKEN: Final = (
     "RAY_AUTH_TOKEN, in the file that RAY_AUTH_TOKEN_PATH names, or in ~/.ray/auth_token"
 )
 
+_RAYS_SHARE: Final = 0.3
+_MOST_STORE_BYTES: Final = 32 * 10**9
+
 
 @contextmanager
 def session(settings: ClusterSettings) -> Iterator[None]:
@@ -75,7 +78,12 @@ def session(settings: ClusterSettings) -> Iterator[None]:
 
 
 def _object_store_bytes(settings: ClusterSettings) -> int | None:
-    return None if settings.object_store_gb is None else int(settings.object_store_gb * 1e9)
+    """Size of a local cluster's object store; None leaves it to Ray."""
+    if settings.object_store_gb is not None:
+        return int(settings.object_store_gb * 1e9)
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    # Each actor on a GPU registers all of it with CUDA, at tenths of a second a GB.
+    return _MOST_STORE_BYTES if _RAYS_SHARE * memory > _MOST_STORE_BYTES else None
 
 
 def _knock(address: str) -> None:

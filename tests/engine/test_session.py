@@ -5,6 +5,7 @@ import ray
 from ray.exceptions import AuthenticationError
 
 from clusterray.config import ClusterSettings
+from clusterray.engine import session as session_module
 from clusterray.engine.session import session
 from clusterray.errors import RunError
 
@@ -38,3 +39,12 @@ def test_a_token_that_is_missing_is_told(monkeypatch):
     told = pytest.raises(RunError, match=r"no authentication token .*wants RAY_AUTH_MODE=token")
     with told, session(ClusterSettings(address="ray-head")):
         pass
+
+
+@pytest.mark.parametrize(("gigabytes", "expected"), [(16, None), (512, 32 * 10**9)])
+def test_a_local_object_store_is_bounded_on_a_large_host(monkeypatch, gigabytes, expected):
+    sizes = {"SC_PHYS_PAGES": gigabytes * 10**9 // 4096, "SC_PAGE_SIZE": 4096}
+    monkeypatch.setattr(session_module.os, "sysconf", sizes.__getitem__)
+    assert session_module._object_store_bytes(ClusterSettings()) == expected
+    given = ClusterSettings(object_store_gb=2)
+    assert session_module._object_store_bytes(given) == 2 * 10**9
