@@ -181,7 +181,8 @@ class VisionSettings(_Settings):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the trunk in training; auto is bfloat16 on a GPU and float32 on a CPU."""
     patience: Positive | None = 5
-    """Epochs without a lower risk on the validation slice after which a fit ends; null: none."""
+    """Epochs without a lower risk on the validation slice after which a fit ends, counted from the
+    middle of the fit on; null: never."""
     validation_fraction: Annotated[float, Field(gt=0, le=0.5)] = 0.1
     """Share of a fit's rows, by sky cell, that early stopping is judged on."""
     shuffle_rows: Positive = 20_000

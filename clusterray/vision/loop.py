@@ -195,7 +195,8 @@ class Loop:
                 raise RunError(self._not_finite(epoch, i, batches[i]))
             sums += torch.stack([loss.objective.detach(), loss.risk.detach()]).double()
         objective, mean_risk = (sums / len(batches)).tolist()
-        criterion = self._criterion()
+        # Before that the rate is high, and the least risk is that of weights that hardly learnt.
+        criterion = self._criterion() if epoch >= self.settings.epochs // 2 else None
         seconds = time.perf_counter() - started
         n = sum(len(rows) for rows in batches)
         log = EpochLog(epoch, objective, mean_risk, rate, seconds, n, criterion)

@@ -19,7 +19,8 @@ from clusterray.engine.plan import list_shards
 from clusterray.engine.published import latest
 from clusterray.engine.rank import rank
 from clusterray.engine.score import score
-from clusterray.engine.search import SearchSpace, TrialData
+from clusterray.engine.search import TrialData
+from clusterray.engine.search_space import SearchSpace
 from clusterray.engine.sweep import Trial, sweep
 from clusterray.errors import StorageError
 from clusterray.sky import surveys
