@@ -119,8 +119,8 @@ def _outcomes(
 def _show(outcome: Outcome) -> None:
     went = "; ".join(outcome.failures) or "ok"
     print(
-        f"{outcome.kind} {outcome.seed}: struck at {outcome.stood} outputs, second run made "
-        f"{outcome.second_run}, {outcome.seconds:.1f} s, {went}",
+        f"{outcome.kind} {outcome.seed}: struck at {outcome.stood} outputs, {outcome.redone} made "
+        f"again, second run made {outcome.second_run}, {outcome.seconds:.1f} s, {went}",
         flush=True,
     )
     if outcome.failures:
