@@ -235,6 +235,11 @@ class TrainSettings(_Settings):
     lightgbm: dict[str, int | float | str | bool] = {}
     n_bootstrap: Annotated[int, Field(ge=20)] = 200
 
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """Those of `models` that are networks, in the stacker's order."""
+        return tuple(m for m in self.models if m != "lightgbm")
+
 
 class ScoreSettings(_Settings):
     """Scoring of every cutout. What changes a score is part of the run key."""

@@ -152,11 +152,11 @@ def _probe(
     start = time.monotonic()
     settings = Config.model_validate(config)
     bundle = bundles.load(settings.paths.bundle)
-    has_vit = "vit" in bundle.models
+    has_network = bool(bundle.networks)
     stages: dict[str, Any] = {
-        "read": ReadStage(groups, wanted_features(bundle), keep_pixels=has_vit)
+        "read": ReadStage(groups, wanted_features(bundle), keep_pixels=has_network)
     }
-    if has_vit:
+    if has_network:
         stages["vit"] = VitStage(settings.paths.bundle, settings.score, device)
     stages["finish"] = FinishStage(settings.paths.bundle, groups, settings.score, folder)
     startup = time.monotonic() - start

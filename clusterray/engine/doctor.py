@@ -204,7 +204,7 @@ def _cluster(report: DoctorReport, config: Config, bundle: bundles.Bundle | None
     report.add("cluster", text)
     with report.failing("nodes"):
         _nodes(report, config, [n["NodeID"] for n in nodes if n["Resources"].get("CPU", 0) > 0])
-    if bundle is not None and "vit" in bundle.models and not planned[1]:
+    if bundle is not None and bundle.networks and not planned[1]:
         report.add("GPU", "none: the network will run on CPUs", state="warning")
     elif gpus >= 1:
         with report.failing("GPU"):

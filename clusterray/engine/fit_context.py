@@ -1,6 +1,7 @@
 """What every fit of a training run shares."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -25,8 +26,8 @@ class FitContext:
     """What every fit of a training run shares; arrays are in the sample's order.
 
     `s`, `fold` and `cell` are (n,): label, fold, and sky cell. `prior` is π of the survey. `rows`
-    says where the cutouts are; without it each fit reads them itself. `tokens` are what the frozen
-    part of the network makes of them, where that is kept.
+    says where the cutouts are; without it each fit reads them itself. `tokens` are, by network,
+    what its frozen part makes of them, where that is kept.
     """
 
     config: Config
@@ -41,7 +42,7 @@ class FitContext:
     fold: np.ndarray
     cell: np.ndarray
     rows: SampleRows | None = None
-    tokens: SampleRows | None = None
+    tokens: Mapping[str, SampleRows] = field(default_factory=dict)
 
     def sample_rows(self) -> SampleRows:
         """Where the cutouts are: `rows`, or else found in the sample's folder."""

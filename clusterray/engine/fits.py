@@ -69,10 +69,10 @@ def fit(
     RunError : a loss that is not finite, or memory that ran out twice.
     """
     ranks = ranks or Ranks()
-    if model == "vit":
-        logits, files = fit_network(context, leave_out, ranks=ranks, progress=progress)
-    else:
+    if model == "lightgbm":
         logits, files = _fit_lightgbm(context, leave_out)
+    else:
+        logits, files = fit_network(context, model, leave_out, ranks=ranks, progress=progress)
     if ranks.rank:
         return
     ids = context.sample_rows().object_id[context.unseen(leave_out)]
@@ -86,8 +86,8 @@ def fit(
         }
     )
     storage.write_table(scores_url(context.folder, model, leave_out), table)
-    if model == "vit" and ranks.world == 1:
-        forget(context, leave_out)
+    if model != "lightgbm" and ranks.world == 1:
+        forget(context, model, leave_out)
 
 
 def _fit_lightgbm(context: FitContext, leave_out: int) -> tuple[np.ndarray, Mapping[str, bytes]]:
@@ -110,7 +110,7 @@ def _fit_lightgbm(context: FitContext, leave_out: int) -> tuple[np.ndarray, Mapp
         "lightgbm.txt": model.to_text().encode(),
         "lightgbm.notes.json": json.dumps(model.notes_).encode(),
     }
-    if "vit" not in context.config.train.models:
+    if not context.config.train.networks:
         # Without a network there is no embedding to be unlike.
         features = sample.features[seen[context.s[seen] == 0]]
         files["anomaly.safetensors"] = anomaly.fit_features(features).save()

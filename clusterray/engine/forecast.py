@@ -1,7 +1,7 @@
 """How long a scoring run will take and what it will cost, before it starts."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import ceil
 from typing import Any, Final
 
@@ -73,7 +73,7 @@ def foresee(
     shape : CPUs and GPUs to plan for.
     measured : costs of this bundle on this device; None takes the built-in ones.
     """
-    costs = measured.stage_costs() if measured else StageCosts()
+    costs = measured.stage_costs() if measured else _built_in(_n_networks(models))
     pools = plan_pools(
         *shape,
         costs=costs,
@@ -93,6 +93,16 @@ def foresee(
     )
     source = f"costs of {measured.source}" if measured else "built-in costs, not measured here"
     return Outlook(pools, predicted, source)
+
+
+def _n_networks(models: Sequence[str]) -> int:
+    return sum(model != "lightgbm" for model in models)
+
+
+def _built_in(n_networks: int) -> StageCosts:
+    """Costs where none were measured: those of one network, for each of them."""
+    one, n = StageCosts(), max(1, n_networks)
+    return replace(one, vit_cpu=n * one.vit_cpu, vit_gpu=n * one.vit_gpu)
 
 
 def forecast(
@@ -117,7 +127,7 @@ def forecast(
     shape : CPUs and GPUs of the whole cluster.
     costs : seconds of one core, or of one GPU, per cutout.
     startup_seconds : from the start of the run to the first row group in an actor's hands.
-    models : base models of the bundle; without the ViT its stage does not run.
+    models : base models of the bundle; without a network that stage does not run.
     """
     cpus, gpus = shape
     rows = sum(group.rows for group in groups)
@@ -126,7 +136,7 @@ def forecast(
     actors = {"read": pools.read, "finish": pools.finish, "vit": pools.vit}
     # Several actors share one GPU, and each then takes its time.
     slower = {"vit": 1 / pools.gpus_per_vit} if on_gpu else {}
-    if "vit" in models:
+    if _n_networks(models):
         per_row["vit"] = costs.vit_gpu if on_gpu else costs.vit_cpu
     seconds = 0.0
     if groups:

@@ -26,8 +26,8 @@ __all__ = ["encode_sample"]
 _AT_ONCE = 64
 
 
-def encode_sample(context: FitContext) -> SampleRows | None:
-    """Tokens of every row behind the frozen blocks; None where nothing that can be kept is frozen.
+def encode_sample(context: FitContext, model: str) -> SampleRows | None:
+    """Tokens of every row behind a network's frozen blocks; None without any that can be kept.
 
     The files lie in a folder named by the digest of the frozen weights, the stretch, the input
     size and the number of views; what is there is not made again. Ray must be joined.
@@ -36,16 +36,16 @@ def encode_sample(context: FitContext) -> SampleRows | None:
     ------
     RunError : activations that float16 cannot hold.
     """
-    settings, rows = context.config.vision, context.sample_rows()
+    settings, rows = context.config.network(model), context.sample_rows()
     if not settings.freeze_blocks:
         return None
-    model = vit.build(
+    network = vit.build(
         settings, n_bands=len(context.bands), size_px=context.size_px, bands=context.bands
     )
-    if not frozen_blocks(model):
+    if not frozen_blocks(network):
         return None
     n_views = settings.cached_views
-    digest = frozen_digest(model, n_views=n_views)
+    digest = frozen_digest(network, n_views=n_views)
     folder = storage.join(context.folder, "tokens", digest[:16])
     names = [storage.name_of(url) for url in rows.urls]
     urls = [storage.join(folder, name) for name in names]
@@ -56,18 +56,20 @@ def encode_sample(context: FitContext) -> SampleRows | None:
         if name not in there
     ]
     if units:
-        _encode(context, rows, units)
+        _encode(context, model, rows, units)
     return replace(
         rows,
         urls=tuple(urls),
-        shape=token_shape(model, n_views=n_views),
+        shape=token_shape(network, n_views=n_views),
         kind="tokens",
         refs=(),
         streamed=False,
     )
 
 
-def _encode(context: FitContext, rows: SampleRows, units: Sequence[tuple[str, str]]) -> None:
+def _encode(
+    context: FitContext, model: str, rows: SampleRows, units: Sequence[tuple[str, str]]
+) -> None:
     cpus, gpus = cluster_shape()
     actors = min(len(units), int(gpus) or max(1, int(cpus)))
     stage = work.Stage(
@@ -75,7 +77,7 @@ def _encode(context: FitContext, rows: SampleRows, units: Sequence[tuple[str, st
         _Encoder,
         {
             "units": list(units),
-            "settings": context.config.vision,
+            "settings": context.config.network(model),
             "shape": rows.shape,
             "size_px": context.size_px,
             "bands": context.bands,
@@ -85,7 +87,7 @@ def _encode(context: FitContext, rows: SampleRows, units: Sequence[tuple[str, st
         num_cpus=work.cpu_share(cpus, actors),
         num_gpus=1.0 if gpus >= 1 else 0.0,
     )
-    progress = Progress("train: frozen trunk", len(units), unit="files")
+    progress = Progress(f"train: frozen trunk of {model}", len(units), unit="files")
     for table in work.run(len(units), [stage], verb="train"):
         progress.advance(table.num_rows, rows=sum(table.column("rows").to_pylist()))
 

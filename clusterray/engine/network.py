@@ -1,4 +1,4 @@
-"""The lens network as a scoring actor holds it: on its device, compiled, fed with byte planes.
+"""A lens network as a scoring actor holds it: on its device, compiled, fed with byte planes.
 
 What it computes is what `vision.prediction.predict` computes, with the same micro-batches: cut
 from the start of the row group, all of one size, the last one padded with empty cutouts. Pixels go
@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -116,7 +117,7 @@ class ScoringNetwork:
             torch.from_numpy(np.array(values)).to(device)
             for values in ((anomaly.mean, anomaly.whitening) if anomaly else ())
         ]
-        self._store = RegisteredStore(_register) if device == "cuda" else None
+        self._store = _store() if device == "cuda" else None
         self._streams = threading.local()
 
     def warm_up(self) -> None:
@@ -216,6 +217,12 @@ class ScoringNetwork:
         if not hasattr(self._streams, "own"):
             self._streams.own = torch.cuda.Stream()
         return torch.cuda.stream(self._streams.own)
+
+
+@cache
+def _store() -> RegisteredStore:
+    """One for all networks of this process: CUDA takes a mapping once."""
+    return RegisteredStore(_register)
 
 
 def _register(start: int, length: int, flags: int) -> bool:

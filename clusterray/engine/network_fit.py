@@ -1,4 +1,4 @@
-"""One fit of the lens network: batches, risk, checkpoints, and scores of what it did not see."""
+"""One fit of a lens network: batches, risk, checkpoints, and scores of what it did not see."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -14,6 +14,7 @@ from clusterray import storage
 from clusterray.config import ScoreSettings, VisionSettings
 from clusterray.engine.epoch_plan import EpochPlan, validation_slice
 from clusterray.engine.fit_context import REFIT, FitContext
+from clusterray.ensemble.manifest import ANOMALY, model_files
 from clusterray.provenance import digest
 from clusterray.pu.nnpu import NnpuRisk, nnpu_risk, odds_correction
 from clusterray.vision import anomaly, vit
@@ -29,11 +30,11 @@ __all__ = ["checkpoints_url", "fit_network", "forget", "log_url", "state_url"]
 _SCORED_AT_ONCE = 512
 
 
-def checkpoints_url(context: FitContext, leave_out: int) -> str:
+def checkpoints_url(context: FitContext, model: str, leave_out: int) -> str:
     """Folder of a network fit's state; another one for other settings, rows or folds."""
     key = {
         "seed": context.config.seed,
-        "vision": context.config.vision.model_dump(
+        "vision": context.config.network(model).model_dump(
             mode="json", exclude={"workers", "max_failures"}
         ),
         "target_prior": context.config.train.target_prior,
@@ -41,42 +42,43 @@ def checkpoints_url(context: FitContext, leave_out: int) -> str:
         "fold": digest(np.ascontiguousarray(context.fold).tobytes()),
         "s": digest(np.ascontiguousarray(context.s).tobytes()),
     }
-    name = f"vit.{_name(leave_out)}.{digest(key)[:12]}"
+    name = f"{model}.{_name(leave_out)}.{digest(key)[:12]}"
     return storage.join(context.folder, "checkpoints", name)
 
 
-def state_url(context: FitContext, leave_out: int) -> str:
+def state_url(context: FitContext, model: str, leave_out: int) -> str:
     """Where in that folder the state is; beside it Ray Train keeps its own."""
-    return storage.join(checkpoints_url(context, leave_out), "state")
+    return storage.join(checkpoints_url(context, model, leave_out), "state")
 
 
-def log_url(folder: str, leave_out: int) -> str:
+def log_url(folder: str, model: str, leave_out: int) -> str:
     """Where a network's fit leaves its loss curve and notes."""
-    return storage.join(folder, "logs", f"vit.{_name(leave_out)}.json")
+    return storage.join(folder, "logs", f"{model}.{_name(leave_out)}.json")
 
 
 def _name(leave_out: int) -> str:
     return "refit" if leave_out == REFIT else f"fold{leave_out}"
 
 
-def forget(context: FitContext, leave_out: int) -> None:
+def forget(context: FitContext, model: str, leave_out: int) -> None:
     """Remove the state of a fit that is done."""
-    storage.remove_folder(checkpoints_url(context, leave_out))
+    storage.remove_folder(checkpoints_url(context, model, leave_out))
 
 
 def fit_network(
     context: FitContext,
+    model: str,
     leave_out: int,
     *,
     ranks: Ranks,
     progress: Callable[[EpochLog], None] | None,
 ) -> tuple[NDArray[np.float32], Mapping[str, bytes]]:
-    """Fit the network without one fold; logits of the unseen rows, and the files of the model.
+    """Fit a network without one fold; logits of the unseen rows, and the files of the model.
 
     Every process of `ranks` gets the same.
     """
     config = context.config
-    settings, seed = config.vision, context.seed("vit", leave_out)
+    settings, seed = config.network(model), context.seed(model, leave_out)
     seen, sample = context.seen(leave_out), context.sample_rows()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network = vit.build(
@@ -87,10 +89,11 @@ def fit_network(
         bands=context.bands,
     )
     known = seen[context.s[seen] == 1]
-    source = (context.tokens or sample).open(known)
-    data, notes = _data(context, leave_out, source)
+    tokens = context.tokens.get(model)
+    source = (tokens or sample).open(known)
+    data, notes = _data(context, model, leave_out, source)
     learner: Learner = CutoutLearner(network, augmented=settings.augment)
-    if context.tokens is not None:
+    if tokens is not None:
         learner = TokenLearner(network)
         notes = (*notes, _replaced(learner.n_frozen, settings))
     log = run(
@@ -100,7 +103,7 @@ def fit_network(
         settings=settings,
         seed=seed,
         ranks=ranks,
-        checkpoints=Checkpoints(state_url(context, leave_out)),
+        checkpoints=Checkpoints(state_url(context, model, leave_out)),
         device=device,
         progress=progress,
         threads=1 if device == "cpu" else None,
@@ -110,30 +113,29 @@ def fit_network(
         network.head.bias.add_(
             odds_correction(0.0, prior=context.prior, target_prior=config.train.target_prior)
         )
-    cutouts = source if context.tokens is None else sample.open(known[:0])
+    cutouts = source if tokens is None else sample.open(known[:0])
     scorer = _Scorer(network, cutouts, config.score, device, ranks)
     logits, _ = scorer(context.unseen(leave_out))
     if ranks.rank == 0:
         told = log.to_json()
         told["notes"] = [*notes, *told["notes"]]
-        storage.write_json(log_url(context.folder, leave_out), told)
+        storage.write_json(log_url(context.folder, model, leave_out), told)
     if leave_out != REFIT:
         return logits, {}
+    weights, architecture = model_files(model)
+    files = {
+        architecture: json.dumps(network.architecture()).encode(),
+        weights: network.save(),
+    }
+    if model != config.train.networks[0]:
+        # What is unlike anything is told by the first network's embedding alone.
+        return logits, files
     ordinary = seen[context.s[seen] == 0]
     if isinstance(learner, TokenLearner):
         embeddings = _pooled(learner, source, ordinary, device)
     else:
         embeddings = scorer(ordinary)[1]
-    return logits, _files(network, embeddings)
-
-
-def _files(network: vit.LensViT, embeddings: NDArray[np.float32]) -> dict[str, bytes]:
-    """The model that goes into the bundle, with what its embeddings of ordinary rows are like."""
-    return {
-        "vit.json": json.dumps(network.architecture()).encode(),
-        "vit.safetensors": network.save(),
-        "anomaly.safetensors": anomaly.fit(embeddings).save(),
-    }
+    return logits, {**files, ANOMALY: anomaly.fit(embeddings).save()}
 
 
 @torch.no_grad()
@@ -150,9 +152,11 @@ def _pooled(
     return np.concatenate(found)
 
 
-def _data(context: FitContext, leave_out: int, source: Windowed) -> tuple[Data, tuple[str, ...]]:
+def _data(
+    context: FitContext, model: str, leave_out: int, source: Windowed
+) -> tuple[Data, tuple[str, ...]]:
     """What the fit learns from and is judged by, and notes."""
-    settings, seed = context.config.vision, context.seed("vit", leave_out)
+    settings, seed = context.config.network(model), context.seed(model, leave_out)
     sample = context.sample_rows()
     learnt, validation, notes = validation_slice(
         context.seen(leave_out), context.s, cell=context.cell, settings=settings, seed=seed

@@ -13,7 +13,7 @@ from clusterray.engine.fit_context import FitContext
 from clusterray.engine.fit_schedule import FitPlan, plan_fits
 from clusterray.engine.fits import fit
 from clusterray.engine.frozen_tokens import encode_sample
-from clusterray.engine.sample_rows import share
+from clusterray.engine.sample_rows import SampleRows, share
 from clusterray.engine.session import cluster_shape
 from clusterray.engine.work import cpu_share, unwrap
 from clusterray.engine.worker_group import fit_in_group
@@ -45,36 +45,42 @@ def run_fits(context: FitContext, fits: Sequence[tuple[str, int]]) -> Iterator[t
 
 class _Fits:
     def __init__(self, context: FitContext, fits: Sequence[tuple[str, int]], board: Any) -> None:
-        self.vision, self.board = context.config.vision, board
-        self.networks = [k for model, k in fits if model == "vit"]
-        self.others = [f for f in fits if f[0] != "vit"]
+        self.config, self.board = context.config, board
+        self.networks = [f for f in fits if f[0] != "lightgbm"]
+        self.others = [f for f in fits if f[0] == "lightgbm"]
+        self.settings = {name: self.config.network(name) for name, _ in self.networks}
         self.cpus, gpus = cluster_shape()
-        self.plan = plan_fits(
-            self.cpus,
-            gpus,
-            n_fits=len(self.networks),
-            batch_size=self.vision.batch_size,
-            workers=self.vision.workers,
-        )
+        self.plans = {
+            name: plan_fits(
+                self.cpus,
+                gpus,
+                n_fits=len(self.networks),
+                batch_size=settings.batch_size,
+                workers=settings.workers,
+            )
+            for name, settings in self.settings.items()
+        }
         if self.networks:
             context = self._shared(context)
         self.context = ray.put(context)
 
-    @staticmethod
-    def _shared(context: FitContext) -> FitContext:
-        tokens = encode_sample(context)
-        rows = context.sample_rows()
-        if tokens is None:
-            return replace(context, rows=share(rows))
-        # Cutouts are scored once; tokens are gone through at every epoch, and come first.
-        shared = share(rows, beside=tokens.nbytes)
-        return replace(context, rows=shared, tokens=share(tokens))
+    def _shared(self, context: FitContext) -> FitContext:
+        made = {name: encode_sample(context, name) for name in self.settings}
+        tokens: dict[str, SampleRows] = {}
+        held = 0
+        # Cutouts come last: where there are tokens, those are gone through at every epoch.
+        for name, rows in made.items():
+            if rows is not None:
+                tokens[name] = share(rows, beside=held)
+                held += 0 if tokens[name].streamed else rows.nbytes
+        return replace(context, rows=share(context.sample_rows(), beside=held), tokens=tokens)
 
     def run(self) -> Iterator[tuple[str, float]]:
-        lines = EpochLines(self.vision.epochs)
-        # The longest first, so that none is left alone at the end.
-        at_a_time = self.plan.at_a_time
-        pending = [self._begin("vit", k) for k in self.networks[:at_a_time]]
+        lines = EpochLines({name: s.epochs for name, s in self.settings.items()})
+        # As many as there is room for whichever of the networks they are; the longest first, so
+        # that none is left alone at the end.
+        at_a_time = min((plan.at_a_time for plan in self.plans.values()), default=0)
+        pending = [self._begin(*fit) for fit in self.networks[:at_a_time]]
         waiting = self.networks[at_a_time:]
         pending += [self._begin(*other) for other in self.others]
         while pending:
@@ -85,31 +91,37 @@ class _Fits:
                     model, seconds = ray.get(ref)
                 except Exception as error:
                     raise unwrap(error) from error
-                if model == "vit" and waiting:
-                    pending.append(self._begin("vit", waiting.pop(0)))
+                if model != "lightgbm" and waiting:
+                    pending.append(self._begin(*waiting.pop(0)))
                 yield model, seconds
         lines.show(self.board)
 
     def _begin(self, model: str, leave_out: int) -> Any:
-        cpus, gpus, plan = cpu_share(self.cpus, max(1, int(self.cpus))), 0.0, self.plan
-        if model == "vit":
+        cpus, gpus = cpu_share(self.cpus, max(1, int(self.cpus))), 0.0
+        plan, settings = self.plans.get(model), self.settings.get(model, self.config.vision)
+        if plan is not None:
             # The processes of a group reserve for themselves.
             cpus, gpus = (0.0, 0.0) if plan.grouped else (plan.num_cpus, plan.num_gpus)
         return _fit.options(
             num_cpus=cpus,
             num_gpus=gpus,
-            max_retries=self.vision.max_failures,
+            max_retries=settings.max_failures,
             name=f"fit {model} without fold {leave_out}",
         ).remote(self.context, model, leave_out, self.board, plan)
 
 
 @ray.remote
 def _fit(
-    context: FitContext, model: str, leave_out: int, board: Any, plan: FitPlan
+    context: FitContext, model: str, leave_out: int, board: Any, plan: FitPlan | None
 ) -> tuple[str, float]:
     start = time.monotonic()
-    if model == "vit" and plan.grouped:
-        fit_in_group(context, leave_out, plan, board=board)
+    if plan is not None and plan.grouped:
+        fit_in_group(context, model, leave_out, plan=plan, board=board)
     else:
-        fit(context, model, leave_out, progress=lambda log: board.put_nowait((leave_out, log)))
+        fit(
+            context,
+            model,
+            leave_out,
+            progress=lambda log: board.put_nowait((model, leave_out, log)),
+        )
     return model, time.monotonic() - start

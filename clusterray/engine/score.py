@@ -44,7 +44,7 @@ def run_key(config: Config, bundle: bundles.Bundle, *, device: str) -> dict[str,
 
 def device_of(bundle: bundles.Bundle, gpus: float) -> str:
     """Class of device that a cluster with so many GPUs scores on."""
-    return "cuda" if gpus >= 1 and "vit" in bundle.models else "cpu"
+    return "cuda" if gpus >= 1 and bundle.networks else "cpu"
 
 
 def score(config: Config, *, shards: Sequence[Shard] | None = None) -> RunSummary:
@@ -194,7 +194,7 @@ def _score_row_groups(
     shape: tuple[float, float],
 ) -> _Worked:
     settings, url = config.score, config.paths.bundle
-    has_vit = "vit" in bundle.models
+    has_network = bool(bundle.networks)
     stages = [
         work.Stage(
             "read",
@@ -202,7 +202,7 @@ def _score_row_groups(
             {
                 "groups": list(groups),
                 "settings": wanted_features(bundle),
-                "keep_pixels": has_vit,
+                "keep_pixels": has_network,
             },
             actors=pools.read,
             num_cpus=pools.num_cpus,
@@ -230,7 +230,7 @@ def _score_row_groups(
             calls=pools.finish_calls,
         ),
     ]
-    if not has_vit:
+    if not has_network:
         del stages[1]
     progress = Progress("score", len(groups), unit="row groups")
     worked, start = _Worked(), time.monotonic()

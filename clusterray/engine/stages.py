@@ -1,4 +1,4 @@
-"""The scoring stages: read and features on CPUs, the ViT on GPUs or CPUs, stack and write.
+"""The scoring stages: read and features on CPUs, networks on GPUs or CPUs, stack and write.
 
 Between stages a row group travels as a `Parcel`.
 """
@@ -122,24 +122,31 @@ class ReadStage:
 
 
 class VitStage:
-    """Actor: adds the network's logit and what is made of its embedding, and drops the pixels."""
+    """Actor: adds the logit of each network, and drops the pixels.
+
+    What is made of an embedding, and attention, are those of the first network.
+    """
 
     def __init__(self, bundle_url: str, settings: ScoreSettings, device: str) -> None:
         from clusterray.engine.network import ScoringNetwork, keep_compiled
 
         keep_compiled()
         bundle = _fetched(bundle_url)
-        self.network = ScoringNetwork(
-            bundle.vit(),
-            anomaly=bundle.anomaly(),
-            size_px=bundle.size_px,
-            settings=settings,
-            device=device,
-        )
-        self.network.warm_up()
+        logit_alone = settings.model_copy(update={"keep_embedding": False, "keep_attention": False})
+        self.networks: dict[str, ScoringNetwork] = {}
+        for name in bundle.networks:
+            first = not self.networks
+            self.networks[name] = ScoringNetwork(
+                bundle.network(name),
+                anomaly=bundle.anomaly() if first else None,
+                size_px=bundle.size_px,
+                settings=settings if first else logit_alone,
+                device=device,
+            )
+            self.networks[name].warm_up()
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Run the network over each row group."""
+        """Run the networks over each row group."""
         return pack([self._score(parcel) for parcel in unpack(table)])
 
     def _score(self, parcel: Parcel) -> Parcel:
@@ -147,16 +154,16 @@ class VitStage:
         data, planes = parcel.data, parcel.planes
         if planes is None:
             raise InputError("a row group reached the network without its pixels")
-        scores = self.network.score(
-            planes, step=list_matrix(data, "step"), noise_sigma=list_matrix(data, "noise_sigma")
-        )
-        data = data.append_column("logit_vit", pa.array(scores.logit))
-        if scores.anomaly is not None:
-            data = data.append_column("anomaly_score", pa.array(scores.anomaly))
-        for name in ("embedding", "attention"):
-            values = getattr(scores, name)
-            if values is not None:
-                data = data.append_column(name, _list_column(values, pa.float32()))
+        step, noise_sigma = list_matrix(data, "step"), list_matrix(data, "noise_sigma")
+        for model, network in self.networks.items():
+            scores = network.score(planes, step=step, noise_sigma=noise_sigma)
+            data = data.append_column(f"logit_{model}", pa.array(scores.logit))
+            if scores.anomaly is not None:
+                data = data.append_column("anomaly_score", pa.array(scores.anomaly))
+            for name in ("embedding", "attention"):
+                values = getattr(scores, name)
+                if values is not None:
+                    data = data.append_column(name, _list_column(values, pa.float32()))
         seconds = {**parcel.seconds, "vit": time.monotonic() - start}
         return replace(parcel, data=data, planes=None, seconds=seconds)
 
@@ -204,8 +211,8 @@ class FinishStage:
         models = self.bundle.models
         logits = np.empty((data.num_rows, len(models)), np.float32)
         for k, model in enumerate(models):
-            if model == "vit":
-                logits[:, k] = data.column("logit_vit").to_numpy()
+            if model != "lightgbm":
+                logits[:, k] = data.column(f"logit_{model}").to_numpy()
             elif self.lightgbm is not None and data.num_rows:
                 logits[:, k] = self.lightgbm.decision_function(
                     list_matrix(data, "features"), self.bundle.feature_names

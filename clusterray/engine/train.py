@@ -34,7 +34,8 @@ from clusterray.engine.telemetry import Progress, RunSummary
 from clusterray.ensemble import bundle as bundles
 from clusterray.ensemble import duplicates, folds, stacking
 from clusterray.ensemble.bootstrap import bootstrap
-from clusterray.errors import ConfigError, did_you_mean
+from clusterray.ensemble.manifest import ANOMALY, model_files
+from clusterray.errors import ClusterrayError, ConfigError, did_you_mean
 from clusterray.features import feature_names
 from clusterray.provenance import data_fingerprint, digest, seed_for
 from clusterray.pu.lightgbm_pu import PULightGBM
@@ -51,9 +52,10 @@ def train(config: Config) -> RunSummary:
 
     Raises
     ------
-    ConfigError : no model to train, or one twice.
+    ConfigError : no model to train, or one twice, or a network that cannot be built.
     InputError : no shards, no known lens with a cutout, too few lenses to fold, labels that
-        contradict the prior.
+        contradict the prior, pretrained weights that do not fit.
+    StorageError : shards, labels or pretrained weights that cannot be read.
     RunError : `paths.training` holds another training run, or a loss that is not finite.
     """
     start = time.monotonic()
@@ -61,14 +63,10 @@ def train(config: Config) -> RunSummary:
     models = config.train.models
     if not models or len(set(models)) < len(models):
         raise ConfigError(
-            f"train.models is {list(models)}, expected 'lightgbm', 'vit' or both, each once"
+            f"train.models is {list(models)}, expected one or more of 'lightgbm', 'vit' and the "
+            "names of [networks], each once"
         )
-    further = [m for m in models if m in config.networks]
-    if further:
-        raise ConfigError(
-            f"train.models: '{further[0]}' is a further network, and scoring runs one only; leave "
-            "it out, or make it that of [vision]"
-        )
+    _check_networks(config, survey)
     shards = list_shards(
         config.paths.shards,
         bands=survey.band_names,
@@ -88,6 +86,12 @@ def train(config: Config) -> RunSummary:
         "shards": data_fingerprint(shard.footer for shard in shards),
         "labels": digest(labels.to_pylist()),
     }
+    further = [name for name in config.train.networks if name in config.networks]
+    if further:
+        key["networks"] = {
+            name: config.network(name).model_dump(mode="json", exclude={"workers", "max_failures"})
+            for name in further
+        }
     folder = config.paths.training
     key_digest = open_run(folder, key, config=config, verb="train")
     url = storage.join(folder, "sample")
@@ -263,7 +267,7 @@ class Training:
             f"stack weights: {weights}",
             posterior.choice.note or f"calibrator: {posterior.choice.kind}",
         )
-        has_vit, has_lightgbm = "vit" in settings.models, "lightgbm" in settings.models
+        has_lightgbm = "lightgbm" in settings.models
         bundle = bundles.save(
             self.config.paths.bundle,
             bands=self.survey.band_names,
@@ -281,7 +285,7 @@ class Training:
             posterior=posterior.to_json(),
             prior=prior.to_json(),
             lightgbm_text=self._artefact("lightgbm.txt").decode() if has_lightgbm else None,
-            vit=self._network() if has_vit else None,
+            networks={name: self._network(name) for name in settings.networks},
             anomaly=self._anomaly(),
             drift_reference=drift_quantities.of_training(self, logits, stack),
             notes=notes,
@@ -320,21 +324,37 @@ class Training:
         return tuple(f"lightgbm: {n}" for n in json.loads(self._artefact("lightgbm.notes.json")))
 
     def _network_notes(self) -> tuple[str, ...]:
-        """What each fit has to say, once where it is the same."""
-        if "vit" not in self.config.train.models:
-            return ()
-        said: dict[str, list[str]] = {}
-        for k in (*range(self.folds.n_folds), REFIT):
-            for note in storage.read_json(log_url(self.folder, k))["notes"]:
-                said.setdefault(note, []).append("refit" if k == REFIT else f"fold {k}")
-        return tuple(f"vit ({', '.join(where)}): {note}" for note, where in said.items())
+        """What each fit has to say, once where a network's fits say the same."""
+        said: dict[tuple[str, str], list[str]] = {}
+        for name in self.config.train.networks:
+            for k in (*range(self.folds.n_folds), REFIT):
+                for note in storage.read_json(log_url(self.folder, name, k))["notes"]:
+                    where = said.setdefault((name, note), [])
+                    where.append("refit" if k == REFIT else f"fold {k}")
+        return tuple(f"{name} ({', '.join(w)}): {note}" for (name, note), w in said.items())
 
-    def _network(self) -> vit.LensViT:
-        architecture = json.loads(self._artefact("vit.json"))
-        return vit.LensViT.load(self._artefact("vit.safetensors"), architecture)
+    def _network(self, name: str) -> vit.LensViT:
+        weights, architecture = (self._artefact(file) for file in model_files(name))
+        return vit.LensViT.load(weights, json.loads(architecture))
 
     def _anomaly(self) -> anomaly.AnomalyModel:
-        return anomaly.AnomalyModel.load(self._artefact("anomaly.safetensors"))
+        return anomaly.AnomalyModel.load(self._artefact(ANOMALY))
+
+
+def _check_networks(config: Config, survey: Survey) -> None:
+    """Build each network once, so that wrong names or weights are told before anything long."""
+    for name in config.train.networks:
+        try:
+            vit.build(
+                config.network(name),
+                n_bands=len(survey.band_names),
+                size_px=survey.size_px,
+                bands=survey.band_names,
+            )
+        except ClusterrayError as error:
+            if name not in config.networks:
+                raise
+            raise type(error)(f"networks.{name}: {error}") from error
 
 
 def _columns(wanted: Sequence[str], names: Sequence[str]) -> list[int]:

@@ -163,6 +163,7 @@ def _task(
     same = {
         "seed": config.seed,
         "features": config.features.model_dump(mode="json"),
+        "sample": samples.SAMPLE_VERSION,
         "shards": fingerprint,
         "labels": digest(labels.to_pylist()),
     }

@@ -29,29 +29,36 @@ __all__ = ["fit_in_group"]
 _RENDEZVOUS_SECONDS = 600
 
 
-def fit_in_group(context: FitContext, leave_out: int, plan: FitPlan, *, board: Any) -> None:
-    """Run `fits.fit` for the network in a worker group, and wait for its end.
+def fit_in_group(
+    context: FitContext, model: str, leave_out: int, *, plan: FitPlan, board: Any
+) -> None:
+    """Run `fits.fit` for a network in a worker group, and wait for its end.
 
     Parameters
     ----------
-    board : queue that takes (leave_out, EpochLog) after each epoch; None tells nobody.
+    board : queue that takes (model, leave_out, EpochLog) after each epoch; None tells nobody.
 
     Raises
     ------
     ClusterrayError : what the fit raised, where trying again is of no use.
     RunError : processes failed more than `vision.max_failures` times.
     """
-    max_failures = context.config.vision.max_failures
+    max_failures = context.config.network(model).max_failures
     # Paths in the settings are relative to the folder that the driver was started in.
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
-    fs, path = storage.filesystem(checkpoints_url(context, leave_out))
+    fs, path = storage.filesystem(checkpoints_url(context, model, leave_out))
     parent, _, name = path.rpartition("/")
     low, high = plan.workers
     # Its annotations are those of the first version of Ray Train.
     make: Any = TorchTrainer
     trainer = make(
         _loop,
-        train_loop_config={"context": context, "leave_out": leave_out, "board": board},
+        train_loop_config={
+            "context": context,
+            "model": model,
+            "leave_out": leave_out,
+            "board": board,
+        },
         torch_config=TorchConfig(timeout_s=_RENDEZVOUS_SECONDS),
         scaling_config=ScalingConfig(
             num_workers=low if low == high else (low, high),
@@ -76,7 +83,7 @@ def fit_in_group(context: FitContext, leave_out: int, plan: FitPlan, *, board: A
     told = result.return_value
     if told is not None:
         raise getattr(errors, told["kind"])(told["message"])
-    forget(context, leave_out)
+    forget(context, model, leave_out)
 
 
 def _loop(config: dict[str, Any]) -> dict[str, str] | None:
@@ -85,20 +92,20 @@ def _loop(config: dict[str, Any]) -> dict[str, str] | None:
     world = train.get_world_size()
     ranks = Ranks(train.get_world_rank(), world, distributed.group.WORLD if world > 1 else None)
     given: FitContext = config["context"]
-    leave_out, board = config["leave_out"], config["board"]
-    state = storage.filesystem(state_url(given, leave_out))[1]
+    model, leave_out, board = config["model"], config["leave_out"], config["board"]
+    state = storage.filesystem(state_url(given, model, leave_out))[1]
 
     def progress(log: EpochLog) -> None:
         kept = None
         if ranks.rank == 0:
             kept = Checkpoint(state, train.get_storage().storage_filesystem)
             if board is not None:
-                board.put_nowait((leave_out, log))
+                board.put_nowait((model, leave_out, log))
         metrics = {"epoch": log.epoch, "objective": log.objective, "risk": log.risk}
         ray.train.report(metrics, kept, checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD)
 
     try:
-        fit(given, "vit", leave_out, ranks=ranks, progress=progress)
+        fit(given, model, leave_out, ranks=ranks, progress=progress)
     except (ConfigError, InputError, RunError) as error:
         return {"kind": type(error).__name__, "message": str(error)}
     return None

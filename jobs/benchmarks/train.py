@@ -71,7 +71,7 @@ def measure(options: argparse.Namespace) -> Result:
             start = time.perf_counter()
             list(run_fits(context, [("vit", 0)]))
             seconds = time.perf_counter() - start
-        epochs = storage.read_json(log_url(folder, 0))["epochs"]
+        epochs = storage.read_json(log_url(folder, "vit", 0))["epochs"]
     steady = epochs[1:] or epochs
     rate = sum(e["rows"] for e in steady) / sum(e["seconds"] for e in steady)
     trained = sum(e["rows"] for e in epochs)

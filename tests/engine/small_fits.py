@@ -92,7 +92,7 @@ class KillOnce:
         return None
 
     def put_nowait(self, item) -> None:
-        if item[1].epoch == self.epoch and not os.path.exists(self.mark):
+        if item[-1].epoch == self.epoch and not os.path.exists(self.mark):
             Path(self.mark).write_text(str(os.getpid()))
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -104,7 +104,7 @@ class Halt:
         self.epoch = epoch
 
     def put_nowait(self, item) -> None:
-        if item[1].epoch >= self.epoch:
+        if item[-1].epoch >= self.epoch:
             threading.Event().wait()
 
     def get_nowait(self):

@@ -31,15 +31,15 @@ def test_a_line_says_where_a_fit_is(monkeypatch):
     clock = SimpleNamespace(monotonic=lambda: clock.now, now=0.0)
     monkeypatch.setattr(epoch_lines, "time", clock)
     out = io.StringIO()
-    lines = EpochLines(4, every_seconds=5, stream=out)
-    lines.show(Board([(0, log(0)), (REFIT, log(0, 0.61)), (0, log(1))]))
+    lines = EpochLines({"vit": 4, "cnn": 4}, every_seconds=5, stream=out)
+    lines.show(Board([("vit", 0, log(0)), ("cnn", REFIT, log(0, 0.61)), ("vit", 0, log(1))]))
     clock.now = 5.0
-    lines.show(Board([(0, log(2)), (REFIT, log(3))]))
+    lines.show(Board([("vit", 0, log(2)), ("cnn", REFIT, log(3))]))
     lines.show(Board([]))
     assert out.getvalue().splitlines() == [
         "train: vit fold 0, epoch 1/4: objective 0.5100, risk 0.5200, 150 rows/s, 6 s left",
-        "train: vit refit, epoch 1/4: objective 0.5100, risk 0.5200, validation 0.6100, "
+        "train: cnn refit, epoch 1/4: objective 0.5100, risk 0.5200, validation 0.6100, "
         "150 rows/s, 6 s left",
         "train: vit fold 0, epoch 3/4: objective 0.5100, risk 0.5200, 150 rows/s, 2 s left",
-        "train: vit refit, epoch 4/4: objective 0.5100, risk 0.5200, 150 rows/s, 0 s left",
+        "train: cnn refit, epoch 4/4: objective 0.5100, risk 0.5200, 150 rows/s, 0 s left",
     ]

@@ -55,9 +55,9 @@ def test_a_fit_forgets_its_state_and_scores_what_it_did_not_see(rows, whole, tmp
     fit(context, "vit", 0)
     assert whole[2] == rows.object_id[context.fold == 0].tolist()
     assert whole[0][:, 0].tolist() == [0, 1, 2, 3]
-    assert not Path(checkpoints_url(context, 0)).exists()
+    assert not Path(checkpoints_url(context, "vit", 0)).exists()
     other = replace(context, prior=0.3)
-    assert checkpoints_url(other, 0) != checkpoints_url(context, 0)
+    assert checkpoints_url(other, "vit", 0) != checkpoints_url(context, "vit", 0)
 
 
 def test_shared_rows_are_those_of_the_files_and_are_not_copied(rows, whole, tmp_path):
@@ -95,10 +95,10 @@ def test_two_processes_fit_as_one_and_a_killed_one_is_replaced(rows, whole, tmp_
     """Ray Train, gloo; to 1e-4, for gradients are added up in another order."""
     context = small_context(tmp_path, share(rows), "vision.workers=2")
     plan = plan_fits(2, 0, n_fits=1, batch_size=13, workers=2)
-    fit_in_group(context, 0, plan, board=KillOnce(1, tmp_path / "killed"))
+    fit_in_group(context, "vit", 0, plan=plan, board=KillOnce(1, tmp_path / "killed"))
     assert (tmp_path / "killed").exists()
     same(outcome(context), whole, tolerance=1e-4)
-    assert not Path(checkpoints_url(context, 0)).exists()
+    assert not Path(checkpoints_url(context, "vit", 0)).exists()
 
 
 def test_a_killed_task_is_taken_up_where_it_was(rows, whole, tmp_path, monkeypatch):
@@ -116,7 +116,7 @@ def test_a_killed_task_is_taken_up_where_it_was(rows, whole, tmp_path, monkeypat
 def test_a_killed_driver_is_taken_up_by_the_next(rows, whole, tmp_path, workers):
     overrides = [f"vision.workers={workers}"]
     context = small_context(tmp_path, rows, *overrides)
-    state = Path(state_url(context, 0), "state.safetensors")
+    state = Path(state_url(context, "vit", 0), "state.safetensors")
     driver = subprocess.Popen(
         [sys.executable, "-m", "tests.engine.small_fits", str(tmp_path), str(tmp_path / "again"),
          *overrides],
@@ -142,7 +142,7 @@ def test_errors_that_trying_again_does_not_mend_are_told_at_once(rows, tmp_path,
     other = small_context(tmp_path, rows, "vision.image_size_px=32")
     network = vit.build(other.config.vision, n_bands=3, size_px=24)
     state = checkpoint.TrainingState.begin(network, other.config.vision).snapshot()
-    storage.write_bytes(f"{state_url(context, 0)}/state.safetensors", state.to_bytes())
+    storage.write_bytes(f"{state_url(context, 'vit', 0)}/state.safetensors", state.to_bytes())
     with pytest.raises(InputError, match="is of another network"):
         list(run_fits.run_fits(context, [("vit", 0)]))
 
@@ -162,7 +162,7 @@ def test_a_frozen_trunk_is_run_once_for_all_folds(rows, tmp_path):
     weights = str(tmp_path / "trunk.safetensors")
     safetensors.torch.save_file(dict(trunk.state_dict()), weights)
     frozen = (f"vision.weights='{weights}'", "vision.freeze_blocks=2", "vision.cached_views=2",
-              "vision.epochs=2")  # fmt: skip
+              "vision.epochs=2", "networks.half={freeze_blocks = 1}")  # fmt: skip
     context = small_context(tmp_path, rows, *frozen)
     list(run_fits.run_fits(context, [("vit", 0), ("vit", REFIT)]))
     (kept,) = Path(tmp_path, "tokens").iterdir()
@@ -180,8 +180,11 @@ def test_a_frozen_trunk_is_run_once_for_all_folds(rows, tmp_path):
     pixels, step, sigma = rows.open(held).take(held)
     scores = predict(network, pixels, step=step, noise_sigma=sigma, micro_batch=4, threads=1)
     np.testing.assert_allclose(outcome(context, "vit.refit")[1], scores.logit, atol=1e-5)
-    list(run_fits.run_fits(context, [("vit", 1)]))
+    list(run_fits.run_fits(context, [("vit", 1), ("half", 1)]))
     assert {p.name: p.stat().st_mtime_ns for p in kept.iterdir()} == made
+    assert len(list(Path(tmp_path, "tokens").iterdir())) == 2
+    log = storage.read_json(f"{tmp_path}/logs/half.fold1.json")
+    assert any("1 frozen blocks were run once; in place of" in n for n in log["notes"])
 
 
 @pytest.mark.slow
@@ -204,7 +207,7 @@ def test_the_state_of_a_fit_may_lie_in_a_bucket(rows, whole, s3_server):
 
     with pytest.raises(Stopped):
         fit(context, "vit", 0, progress=stop)
-    state = f"{state_url(context, 0)}/state.safetensors"
+    state = f"{state_url(context, 'vit', 0)}/state.safetensors"
     assert storage.exists(state)
     fit(context, "vit", 0)
     same(outcome(context), whole)

@@ -72,6 +72,19 @@ def test_more_work_never_takes_less_time(groups, cpus, gpus):
     assert seconds(groups + 5) >= seconds(groups)
 
 
+def test_where_nothing_was_measured_each_network_costs_as_much_as_one():
+    twice = MeasuredCosts({"vit": 2 * StageCosts().vit_cpu}, 10.0, 1, "b" * 64, "cpu", "a run")
+
+    def seconds(*models: str, measured: MeasuredCosts | None = None) -> float:
+        groups = shard(3000).row_groups()
+        outlook = foresee(groups, Config(), models, shape=(4, 0), measured=measured)
+        return outlook.predicted.seconds
+
+    two = seconds("lightgbm", "vit", "cnn")
+    assert two == pytest.approx(seconds("vit", measured=twice))
+    assert two > seconds("lightgbm", "vit") > seconds("lightgbm")
+
+
 def test_price_is_told_only_where_all_that_matters_has_one():
     assert price(3600, shape=(10, 2), prices=PriceSettings(cpu_hour=0.05, gpu_hour=1.5)) == 3.5
     assert price(3600, shape=(10, 0), prices=PriceSettings(cpu_hour=0.05)) == 0.5

@@ -84,7 +84,7 @@ def test_row_with_an_infinite_feature_costs_one_row(tiny, poisoned, tmp_path):
 def test_row_whose_logit_is_not_finite_costs_one_row(tiny, poisoned, tmp_path):
     groups = poisoned({})
     read, vit, finish = stages(tiny, groups, tmp_path)
-    score = vit.network.score
+    score = vit.networks["vit"].score
 
     def spoiled(*arguments, **settings):
         scores = score(*arguments, **settings)
@@ -92,7 +92,7 @@ def test_row_whose_logit_is_not_finite_costs_one_row(tiny, poisoned, tmp_path):
         logit[3] = np.nan
         return replace(scores, logit=logit)
 
-    vit.network.score = spoiled
+    vit.networks["vit"].score = spoiled
     answer = finish(vit(read(pa.table({"unit": [0]})))).to_pylist()[0]
     assert (answer["scored"], answer["rejected"]) == (5, 1)
     rows, rejects = written(tmp_path, groups[0])
