@@ -57,7 +57,9 @@ def fit(folder, rank, world):
         checkpoints=Checkpoints(f"{folder}/state"),
     )  # fmt: skip
     torch.nn.utils.clip_grad_norm_ = original
-    curve = [(e.objective, e.risk, e.criterion) for e in log.epochs]
+    # The first epochs of a fit are not judged.
+    curve = [(e.objective, e.risk, e.criterion or 0.0) for e in log.epochs]
+    assert [e.criterion is None for e in log.epochs] == [True, False, False]
     tensors = {**model.state_dict(), **gradients, "curve": torch.tensor(curve)}
     safetensors.torch.save_file(tensors, f"{folder}/rank{rank}of{world}.safetensors")
     if world > 1:
