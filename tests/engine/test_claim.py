@@ -4,6 +4,7 @@ import threading
 import time
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from clusterray import storage
@@ -26,9 +27,18 @@ def leave(folder: Path, *, age_seconds: float, held: bool = True) -> Path:
 
 
 @pytest.fixture(params=["disk", "objects"])
-def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """On a disk, and in a store of whole objects whose listings are up to date."""
-    return str(tmp_path) if request.param == "disk" else f"memory://{tmp_path.name}/claims"
+    if request.param == "disk":
+        return str(tmp_path)
+    store = fsspec.filesystem("memory")
+
+    def put(url: str, data: bytes) -> None:
+        # A stream to fsspec's memory shows an empty object before it is written; no PUT does.
+        store.pipe_file(url.removeprefix("memory:/"), data)
+
+    monkeypatch.setattr(storage, "write_bytes", put)
+    return f"memory://{tmp_path.name}/claims"
 
 
 def test_one_holds_and_the_other_is_told_who(folder):
@@ -72,12 +82,11 @@ def contend(folder: str, n: int) -> tuple[int, int]:
     return len(won), most[0]
 
 
-def test_of_many_at_once_never_two_hold(tmp_path):
-    """On a disk: in fsspec's memory a file is there, empty, before it is written."""
-    won, together = contend(str(tmp_path), 8)
+def test_of_many_at_once_never_two_hold(folder):
+    won, together = contend(folder, 8)
     assert won >= 1
     assert together == 1
-    assert claims(str(tmp_path)) == []
+    assert claims(folder) == []
 
 
 def test_a_dead_runs_claim_expires_and_goes(tmp_path):
