@@ -56,10 +56,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--known", type=int, default=200, help="lenses that are labelled")
     parser.add_argument("--lens-fraction", type=float, default=0.02)
     parser.add_argument("--seed", type=int, default=20260401)
-    parser.add_argument(
-        "--until", choices=("simulate", "train", "measure"), default="measure",
-        help="stop after this step; a later call goes on",
-    )  # fmt: skip
     parser.add_argument("--skip-true-labels", action="store_true", help="train from labels alone")
     parser.add_argument("--page", default="", help="HTML page of the worst false positives")
     parser.add_argument(
@@ -75,12 +71,8 @@ def measure(options: argparse.Namespace) -> Result:
     learn, test = _settings(options, "train"), _settings(options, "test")
     for settings in (learn, test):
         simulate(settings)
-    if options.until == "simulate":
-        return Result(options.train + options.test, 1.0, "cutouts", {})
     train(learn)
     taught = "" if options.skip_true_labels else _teach(learn)
-    if options.until == "train":
-        return Result(options.train, 1.0, "cutouts", {})
     score(test)
     truth = {r["object_id"]: r for r in storage.read_table(test.paths.truth).to_pylist()}
     scores = _read_scores(test)
