@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from astropy import constants
 from astropy import units as u
-from astropy.cosmology import FlatLambdaCDM
 from numpy.typing import NDArray
-from scipy.optimize import brentq
+
+# Every actor of a run imports this module, and these two take it a second.
+if TYPE_CHECKING:
+    from astropy.cosmology import FlatLambdaCDM
 
 __all__ = [
     "SOURCES",
@@ -43,7 +46,9 @@ _CONCENTRATION = 4.0
 
 
 @lru_cache(maxsize=1)
-def _cosmology() -> FlatLambdaCDM:
+def _cosmology() -> "FlatLambdaCDM":
+    from astropy.cosmology import FlatLambdaCDM
+
     return FlatLambdaCDM(H0=70.0, Om0=0.3)
 
 
@@ -121,6 +126,7 @@ def m500_from_luminosity(l_x_erg_s: Floats, z_lens: Floats) -> Floats:
 @lru_cache(maxsize=8)
 def nfw_m200_over_m500(concentration: float = _CONCENTRATION) -> float:
     """M200/M500 of an NFW halo of concentration c200 (Navarro, Frenk & White 1997, eq. 1)."""
+    from scipy.optimize import brentq
 
     def enclosed(x: float) -> float:
         return float(np.log1p(x) - x / (1 + x))

@@ -183,14 +183,15 @@ def _predicted(test: config.Config, order: npt.NDArray[Any], folder: str) -> Row
     """Logits of the models that were taught the truth, in the order of the object ids."""
     models = test.train.models
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    network = booster = None
-    if "vit" in models:
-        architecture = storage.read_json(fits.artefact_url(folder, "vit.json"))
-        weights = storage.read_bytes(fits.artefact_url(folder, "vit.safetensors"))
-        network = vit.LensViT.load(weights, architecture).to(device)
-    if "lightgbm" in models:
-        text = storage.read_bytes(fits.artefact_url(folder, "lightgbm.txt")).decode()
-        booster = PULightGBM.from_text(text)
+    booster, networks = None, {}
+    for model in models:
+        if model == "lightgbm":
+            text = storage.read_bytes(fits.artefact_url(folder, "lightgbm.txt")).decode()
+            booster = PULightGBM.from_text(text)
+        else:
+            architecture = storage.read_json(fits.artefact_url(folder, f"{model}.json"))
+            weights = storage.read_bytes(fits.artefact_url(folder, f"{model}.safetensors"))
+            networks[model] = vit.LensViT.load(weights, architecture).to(device)
     at = {object_id: row for row, object_id in enumerate(order)}
     logits = {m: np.full(len(order), np.nan) for m in models}
     for entry in storage.list_files(test.paths.shards, suffix=".parquet", recursive=False):
@@ -204,12 +205,12 @@ def _predicted(test: config.Config, order: npt.NDArray[Any], folder: str) -> Row
             )  # fmt: skip
             values = booster.decision_function(features.values, features.names)
             logits["lightgbm"][place[keep]] = values[keep]
-        if network is not None:
+        for model, network in networks.items():
             values = predict(
                 network, batch.cutouts_nchw, step=batch.step, noise_sigma=batch.noise_sigma,
                 micro_batch=test.score.micro_batch, dtype=test.score.dtype, device=device,
             ).logit  # fmt: skip
-            logits["vit"][place[keep]] = values[keep]
+            logits[model][place[keep]] = values[keep]
     return {f"true {m}": values for m, values in logits.items()}
 
 
