@@ -107,10 +107,16 @@ def share(rows: SampleRows, *, beside: int = 0) -> SampleRows:
     if rows.nbytes + beside > _SHARE_OF_STORE * min(stores, default=0.0):
         return replace(rows, streamed=True)
     read = _read.options(num_cpus=_READER_CPUS)
-    refs = tuple(read.remote(rows.kind, urls, rows.shape) for urls in _parts(rows))
+    # Each reader is a process to start: no more of them than there are CPUs.
+    at_once = max(1, int(ray.cluster_resources().get("CPU", 1)))
+    refs: list[Any] = []
+    for urls in _parts(rows):
+        if len(refs) >= at_once:
+            ray.wait(refs, num_returns=len(refs) - at_once + 1, fetch_local=False)
+        refs.append(read.remote(rows.kind, urls, rows.shape))
     # Before fits hold the CPUs; an error is raised where a block is asked for.
-    ray.wait(list(refs), num_returns=len(refs), fetch_local=False)
-    return replace(rows, refs=refs)
+    ray.wait(refs, num_returns=len(refs), fetch_local=False)
+    return replace(rows, refs=tuple(refs))
 
 
 def _parts(rows: SampleRows) -> Iterator[list[str]]:

@@ -55,9 +55,9 @@ def test_preprocessing_is_the_same_to_the_rounding_of_bfloat16():
     difference = (seen["cuda"] - seen["cpu"]).abs()
     print(f"[preprocess: max |GPU − CPU| = {float(difference.max()):.2e}]")
     # A value on the edge between two bfloat16 numbers may fall to either: one unit in the last
-    # place, 2⁻⁸ of the value.
+    # place, 2⁻⁸ of the value; one near zero is a difference of larger float32 numbers.
     a, b = (seen[d].bfloat16().float() for d in ("cpu", "cuda"))
-    assert ((a - b).abs() <= a.abs() * 2**-7).all()
+    assert ((a - b).abs() <= a.abs() * 2**-7 + 1e-6).all()
     assert float((a != b).float().mean()) < 1e-3
     assert float(difference.max()) < 1e-4
 
