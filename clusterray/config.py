@@ -359,10 +359,11 @@ class ClusterSettings(_Settings):
     """Actors per pool; null lets the plan choose."""
     row_groups_per_batch: Positive = 1
     """Row groups handed to an actor in one call; never changes a result."""
-    actors_per_gpu: Positive = 3
-    """Processes that share a GPU, so that it computes for one while another fetches its data."""
-    calls_per_gpu_actor: Positive = 1
-    """Row groups that one of them works on at once, each on a CUDA stream of its own."""
+    actors_per_gpu: Positive = 1
+    """Processes that share a GPU; each compiles, and holds the network."""
+    calls_per_gpu_actor: Positive = 3
+    """Row groups that one of them works on at once, each on a CUDA stream of its own, so that the
+    GPU computes for one while another is copied to it."""
     object_store_gb: PositiveFloat | None = None
     """Object store of a local cluster; null takes Ray's share of the memory, at most 32."""
 

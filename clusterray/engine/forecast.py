@@ -14,7 +14,8 @@ from clusterray.engine.prices import price
 __all__ = ["Forecast", "Outlook", "forecast", "foresee", "spent"]
 
 _STARTUP_SECONDS: Final = 10.0
-"""Where it was not measured."""
+_GPU_STARTUP_SECONDS: Final = 30.0
+"""Where they were not measured; on a GPU with the network compiled before."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,8 @@ def foresee(
     measured : costs of this bundle on this device; None takes the built-in ones.
     """
     costs = measured.stage_costs() if measured else _built_in(_n_networks(models))
+    on_gpu = shape[1] >= 1 and _n_networks(models) > 0
+    startup = _GPU_STARTUP_SECONDS if on_gpu else _STARTUP_SECONDS
     pools = plan_pools(
         *shape,
         costs=costs,
@@ -87,7 +90,7 @@ def foresee(
         pools,
         shape=shape,
         costs=costs,
-        startup_seconds=measured.startup_seconds if measured else _STARTUP_SECONDS,
+        startup_seconds=measured.startup_seconds if measured else startup,
         models=models,
         prices=config.prices,
     )

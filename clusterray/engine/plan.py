@@ -75,8 +75,8 @@ def plan_pools(
     costs: StageCosts,
     units: int,
     workers: int | None = None,
-    actors_per_gpu: int = 3,
-    calls_per_gpu_actor: int = 1,
+    actors_per_gpu: int = 1,
+    calls_per_gpu_actor: int = 3,
 ) -> Pools:
     """Pool sizes that keep every stage equally busy on a cluster of this shape.
 
