@@ -25,7 +25,7 @@ from clusterray.vision.learner import CutoutLearner, Learner
 from clusterray.vision.prediction import predict
 from clusterray.vision.training import Data, Ranks, cpu_threads, run
 
-__all__ = ["checkpoints_url", "fit_network", "forget", "log_url", "state_url"]
+__all__ = ["checkpoints_url", "fit_network", "forget", "log_url", "risk_of", "state_url"]
 
 _SCORED_AT_ONCE = 512
 
@@ -99,7 +99,7 @@ def fit_network(
     log = run(
         learner,
         data,
-        risk=_risk(context, ranks),
+        risk=risk_of(context, ranks.group),
         settings=settings,
         seed=seed,
         ranks=ranks,
@@ -177,7 +177,10 @@ def _replaced(n_frozen: int, settings: VisionSettings) -> str:
     return f"{n_frozen} frozen blocks were run once; in place of augmentation stand: {instead}"
 
 
-def _risk(context: FitContext, ranks: Ranks) -> Callable[[torch.Tensor, torch.Tensor], NnpuRisk]:
+def risk_of(
+    context: FitContext, group: distributed.ProcessGroup | None = None
+) -> Callable[[torch.Tensor, torch.Tensor], NnpuRisk]:
+    """The nnPU risk that networks are trained on; of the whole batch of a group of processes."""
     prior, target = context.unlabelled_prior, context.config.train.target_prior
 
     def risk(logits: torch.Tensor, labels: torch.Tensor) -> NnpuRisk:
@@ -188,7 +191,7 @@ def _risk(context: FitContext, ranks: Ranks) -> Callable[[torch.Tensor, torch.Te
             loss="logistic",
             target_prior=target,
             negative_weight=context.unlabelled_fraction,
-            group=ranks.group,
+            group=group,
         )
 
     return risk

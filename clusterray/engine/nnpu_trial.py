@@ -6,7 +6,7 @@ no trial waits for workers that another one holds.
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from clusterray import storage
 from clusterray.config import Config, VisionSettings
 from clusterray.engine.fits import FitContext
+from clusterray.engine.network_fit import risk_of
 from clusterray.engine.search import Objective, Report, judge, placements
 from clusterray.engine.search_space import with_best
 from clusterray.engine.stages import list_matrix
 from clusterray.provenance import digest, seed_for
-from clusterray.pu.nnpu import NnpuRisk, nnpu_risk, two_stream_batches
+from clusterray.pu.nnpu import two_stream_batches
 from clusterray.sky import shards
 from clusterray.vision import vit
 from clusterray.vision.prediction import predict
@@ -199,7 +200,7 @@ def _fit_fold(
         noise_sigma=cutouts.noise_sigma[seen],
         labels=context.s[seen],
         batches=_batches(context.s[seen], settings, seed),
-        risk=_risk(context, config.train.target_prior),
+        risk=risk_of(replace(context, config=config)),
         settings=settings,
         seed=seed,
         device=device,
@@ -225,19 +226,3 @@ def _batches(
         return list(drawn)
 
     return batches
-
-
-def _risk(
-    context: FitContext, target_prior: float
-) -> Callable[[torch.Tensor, torch.Tensor], NnpuRisk]:
-    def risk(logits: torch.Tensor, labels: torch.Tensor) -> NnpuRisk:
-        return nnpu_risk(
-            logits,
-            labels,
-            prior=context.unlabelled_prior,
-            loss="logistic",
-            target_prior=target_prior,
-            negative_weight=context.unlabelled_fraction,
-        )
-
-    return risk
