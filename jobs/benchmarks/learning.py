@@ -27,6 +27,7 @@ from clusterray.engine.simulate import simulate
 from clusterray.engine.train import Training, train
 from clusterray.ensemble import bundle
 from clusterray.ensemble.folds import HELD_OUT
+from clusterray.ensemble.manifest import model_files
 from clusterray.features import cutout_features
 from clusterray.pu.lightgbm_pu import PULightGBM
 from clusterray.rank.metrics import rare_event_metrics
@@ -189,9 +190,9 @@ def _predicted(test: config.Config, order: npt.NDArray[Any], folder: str) -> Row
             text = storage.read_bytes(fits.artefact_url(folder, "lightgbm.txt")).decode()
             booster = PULightGBM.from_text(text)
         else:
-            architecture = storage.read_json(fits.artefact_url(folder, f"{model}.json"))
-            weights = storage.read_bytes(fits.artefact_url(folder, f"{model}.safetensors"))
-            networks[model] = vit.LensViT.load(weights, architecture).to(device)
+            weights, architecture = (fits.artefact_url(folder, n) for n in model_files(model))
+            network = vit.LensViT.load(storage.read_bytes(weights), storage.read_json(architecture))
+            networks[model] = network.to(device)
     at = {object_id: row for row, object_id in enumerate(order)}
     logits = {m: np.full(len(order), np.nan) for m in models}
     for entry in storage.list_files(test.paths.shards, suffix=".parquet", recursive=False):
