@@ -357,8 +357,11 @@ class ClusterSettings(_Settings):
     """GPUs that the autoscaler may bring: planned for where fewer stand now."""
     workers: Positive | None = None
     """Actors per pool; null lets the plan choose."""
-    row_groups_per_batch: Positive = 1
-    """Row groups handed to an actor in one call; never changes a result."""
+    row_groups_per_batch: Positive | None = None
+    """Row groups handed to an actor in one call; null takes one for each GPU, at most four.
+
+    It never changes a result. One driver hands them all out, so several GPUs want larger calls.
+    """
     actors_per_gpu: Positive = 1
     """Processes that share a GPU; each compiles, and holds the network."""
     calls_per_gpu_actor: Positive = 3

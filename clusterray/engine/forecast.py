@@ -84,6 +84,7 @@ def foresee(
         workers=config.cluster.workers,
         actors_per_gpu=config.cluster.actors_per_gpu,
         calls_per_gpu_actor=config.cluster.calls_per_gpu_actor,
+        row_groups_per_batch=config.cluster.row_groups_per_batch,
     )
     predicted = forecast(
         groups,

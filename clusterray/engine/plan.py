@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import ceil
 
 from clusterray import storage
 from clusterray.engine.ledger import RowGroup, Shard, concurrently, read_shard
@@ -66,6 +67,7 @@ class Pools:
     vit_calls: int = 1
     finish_calls: int = 4
     """Its actors wait for storage most of the time."""
+    row_groups_per_batch: int = 1
 
 
 def plan_pools(
@@ -77,8 +79,11 @@ def plan_pools(
     workers: int | None = None,
     actors_per_gpu: int = 1,
     calls_per_gpu_actor: int = 3,
+    row_groups_per_batch: int | None = None,
 ) -> Pools:
     """Pool sizes that keep every stage equally busy on a cluster of this shape.
+
+    The last stage gets twice its share: all others would wait for it.
 
     All pools together reserve at most 7/8 of the CPUs (see `work.cpu_share`), so actors on small
     clusters reserve fractions of one.
@@ -90,6 +95,7 @@ def plan_pools(
     workers : actors in the read and ViT pools, where the user says so.
     actors_per_gpu, calls_per_gpu_actor : they hide the copies of one row group behind the kernels
         of another.
+    row_groups_per_batch : None takes one for each GPU, at most four, while there are enough.
     """
     on_gpu = gpus >= 1
     weights = {
@@ -100,11 +106,13 @@ def plan_pools(
     total = sum(weights.values())
     cores = max(1.0, cpus * 7 / 8)
     size = {name: max(1, int(cores * w / total)) for name, w in weights.items()}
+    size["finish"] = ceil(2 * cores * weights["finish"] / total)
     if on_gpu:
         size["vit"] = actors_per_gpu * int(gpus)
     if workers:
         size["read"] = size["vit"] = workers
     size = {name: min(n, max(1, units)) for name, n in size.items()}
+    enough = max(1, units // (2 * size["read"]))
     holders = size["read"] + size["finish"] + (0 if on_gpu else size["vit"])
     return Pools(
         read=size["read"],
@@ -114,4 +122,5 @@ def plan_pools(
         # Ray takes parts of one GPU or whole ones, and an actor works on one.
         gpus_per_vit=min(1.0, int(1e4 * gpus / size["vit"]) / 1e4) if on_gpu else 0.0,
         vit_calls=calls_per_gpu_actor if on_gpu else 1,
+        row_groups_per_batch=row_groups_per_batch or min(4, max(1, int(gpus)), enough),
     )

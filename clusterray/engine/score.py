@@ -239,7 +239,7 @@ def _score_row_groups(
         len(groups),
         stages,
         verb="score",
-        units_per_batch=config.cluster.row_groups_per_batch,
+        units_per_batch=pools.row_groups_per_batch,
         rows=[group.rows for group in groups],
     )
     for table in tables:

@@ -6,7 +6,7 @@ the tokens of a frozen trunk, in one piece or in blocks that processes of one ma
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -178,55 +178,68 @@ class Batch:
 class Ahead:
     """The next batch, prepared on a GPU while the network works on the one before.
 
+    That is done by a thread: for a network of this size a GPU waits for Python as long as it
+    computes. One of these serves a whole fit, because what one CUDA stream freed is not used again
+    by another.
+
     Parameters
     ----------
-    batches : rows and arrays, from a `Feed`.
-    prepare : makes the network's input of them, or None where it is to be made later.
+    prepare : makes the network's input of rows and arrays, or None where it is to be made later.
     device : of both. On a CPU nothing is done ahead.
     """
 
     def __init__(
         self,
-        batches: Iterator[tuple[NDArray[np.int64], tuple[torch.Tensor, ...]]],
         prepare: Callable[[NDArray[np.int64], tuple[torch.Tensor, ...]], torch.Tensor | None],
         device: torch.device,
     ) -> None:
-        self.batches, self.prepare, self.device = batches, prepare, device
+        self.prepare, self.device = prepare, device
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._thread = ThreadPoolExecutor(1)
+        self._batches: Iterator[tuple[NDArray[np.int64], tuple[torch.Tensor, ...]]] = iter(())
+        self._coming: Future[tuple[Batch, torch.cuda.Event] | None] | None = None
+
+    def begin(self, batches: Iterator[tuple[NDArray[np.int64], tuple[torch.Tensor, ...]]]) -> None:
+        """Go on with rows and arrays from a `Feed`."""
         if self.stream is not None:
             # A source that was put on the device was put there in the main stream.
-            self.stream.wait_stream(torch.cuda.current_stream(device))
-        self._next: Batch | None = None
-        self._done: Any = None
+            self.stream.wait_stream(torch.cuda.current_stream(self.device))
+        self._batches = batches
 
     def look(self) -> None:
         """Begin with the next batch, if that is of use now."""
-        if self.stream is None or self._next is not None:
-            return
-        with torch.cuda.stream(self.stream):
-            found = next(self.batches, None)
+        if self.stream is not None and self._coming is None:
+            self._coming = self._thread.submit(self._made, self.stream)
+
+    def _made(self, stream: torch.cuda.Stream) -> tuple[Batch, torch.cuda.Event] | None:
+        with torch.cuda.stream(stream):
+            found = next(self._batches, None)
             if found is None:
-                return
-            self._next = Batch(*found)
+                return None
+            batch = Batch(*found)
             # Without the room it is made once the batch before is done with.
             with suppress(torch.OutOfMemoryError):
-                self._next.inputs = self.prepare(*found)
-            self._done = torch.cuda.Event()
-            self._done.record(self.stream)
+                batch.inputs = self.prepare(*found)
+            done = torch.cuda.Event()
+            done.record(stream)
+        return batch, done
 
     def take(self) -> Batch | None:
         """The next batch; None after the last."""
-        self.look()
         if self.stream is None:
-            found = next(self.batches, None)
+            found = next(self._batches, None)
             return None if found is None else Batch(*found)
-        batch, self._next = self._next, None
-        if batch is not None:
-            main = torch.cuda.current_stream(self.device)
-            main.wait_event(self._done)
-            for tensor in (*batch.arrays, batch.inputs):
-                if tensor is not None:
-                    tensor.record_stream(main)
+        self.look()
+        assert self._coming is not None
+        made, self._coming = self._coming.result(), None
+        if made is None:
+            return None
+        batch, done = made
+        main = torch.cuda.current_stream(self.device)
+        main.wait_event(done)
+        for tensor in (*batch.arrays, batch.inputs):
+            if tensor is not None:
+                tensor.record_stream(main)
         return batch
 
 

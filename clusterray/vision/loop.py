@@ -107,6 +107,7 @@ class Loop:
         self.state = TrainingState.begin(learner.model, settings)
         self._resume()
         self.feed = Feed(data.source, device)
+        self.ahead = Ahead(self._prepare_whole, device)
         self.forward = _parallel(learner, ranks, device)
         on_gpu = device.type == "cuda"
         self.half = settings.dtype == "bfloat16" or (settings.dtype == "auto" and on_gpu)
@@ -181,14 +182,14 @@ class Loop:
         sums = torch.zeros(2, dtype=torch.float64, device=self.device)
         mixed = np.uint64(seed_for(self.seed, purpose="augmentation", epoch=epoch))
         self.seeds = self.row_keys ^ mixed
-        ahead = Ahead(self.feed(mine), self._prepare_whole, self.device)
+        self.ahead.begin(self.feed(mine))
         for i in range(len(batches)):
             done = (epoch + (i + 1) / len(batches)) / self.settings.epochs
             rate = learning_rate(self.settings, done)
             set_rate(self.state.optimizer, rate)
-            batch = ahead.take()
+            batch = self.ahead.take()
             assert batch is not None
-            loss = self._attempt(epoch, i, batch, ahead)
+            loss = self._attempt(epoch, i, batch)
             if loss is None:
                 self.learner.model.load_state_dict(good)
                 self.learner.model.eval()
@@ -203,14 +204,14 @@ class Loop:
         self.state.history.append(log)
         self.state.keep_if_best()
 
-    def _attempt(self, epoch: int, number: int, batch: Batch, ahead: Ahead) -> Risk | None:
+    def _attempt(self, epoch: int, number: int, batch: Batch) -> Risk | None:
         """One step; None, and no step, where loss or gradient is not finite."""
         try:
-            return self._step(epoch, number, batch, ahead)
+            return self._step(epoch, number, batch)
         except torch.OutOfMemoryError as error:
             self._out_of_memory(epoch, number, batch.rows, error)
         batch.inputs = None
-        return self._attempt(epoch, number, batch, ahead)
+        return self._attempt(epoch, number, batch)
 
     def _out_of_memory(self, epoch: int, batch: int, rows: Rows, error: Exception) -> None:
         where = f"out of memory in epoch {epoch}, batch {batch} ({len(rows)} rows a process)"
@@ -234,12 +235,12 @@ class Loop:
         self.state.parts = 2
         self.state.notes.append("memory ran out: batches go through the network in halves")
 
-    def _step(self, epoch: int, number: int, batch: Batch, ahead: Ahead) -> Risk | None:
+    def _step(self, epoch: int, number: int, batch: Batch) -> Risk | None:
         optimizer, model = self.state.optimizer, self.learner.model
         optimizer.zero_grad()
         dropout = seed_for(self.seed, purpose="dropout", epoch=epoch, batch=number,
                            rank=self.ranks.rank)  # fmt: skip
-        loss = self._backward(batch, dropout, ahead)
+        loss = self._backward(batch, dropout)
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), _MAX_GRADIENT_NORM)
         if not bool(torch.isfinite(loss.objective.detach()) & torch.isfinite(norm)):
             return None
@@ -248,7 +249,7 @@ class Loop:
         self.state.average.update(model, step=self.state.steps)
         return loss
 
-    def _backward(self, batch: Batch, dropout: int, ahead: Ahead) -> Risk:
+    def _backward(self, batch: Batch, dropout: int) -> Risk:
         """Gradients of the whole batch's objective, in as many parts as memory asks for."""
         target = self.labels[torch.from_numpy(batch.rows).to(self.device)]
         if self.state.parts == 1:
@@ -257,7 +258,7 @@ class Loop:
             if inputs is None:
                 inputs = self._prepare(batch.rows, batch.arrays)
             logits = self._logits(inputs)
-            ahead.look()
+            self.ahead.look()
             self.finite = torch.isfinite(logits.detach())
             loss = self.risk(logits, target)
             loss.objective.backward()

@@ -29,9 +29,19 @@ def test_equal_costs_get_equal_pools_and_gpus_leave_the_cpus_to_reading():
     assert gpu.vit == 1 and gpu.vit_calls == 3
 
 
+def test_several_gpus_are_handed_several_row_groups_a_call():
+    per_call = {
+        n: plan_pools(64, n, costs=COSTS, units=1000).row_groups_per_batch for n in (0, 2, 8)
+    }
+    assert per_call == {0: 1, 2: 2, 8: 4}
+    assert plan_pools(64, 8, costs=COSTS, units=60).row_groups_per_batch == 1
+    asked = plan_pools(64, 8, costs=COSTS, units=1000, row_groups_per_batch=1)
+    assert asked.row_groups_per_batch == 1
+
+
 def test_no_pool_is_larger_than_the_work():
     pools = plan_pools(64, 0, costs=COSTS, units=2)
-    assert (pools.read, pools.vit, pools.finish) == (2, 2, 1)
+    assert (pools.read, pools.vit, pools.finish) == (2, 2, 2)
 
 
 def test_missing_row_groups_follow_from_names(tmp_path):
