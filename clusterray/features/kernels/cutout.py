@@ -51,28 +51,36 @@ def measure(pixels, step, noise, k, layout, limits, patch, pair, ring, ring_pair
     """
     bands, height, width = pixels.shape[1], layout[3].shape[0], layout[3].shape[1]
     scaled = np.zeros((bands, height + 2, width + 2), np.float32)
-    usable = np.zeros_like(scaled)
+    # The last one is that of all bands whose pixels can all be used.
+    usable = np.zeros((bands + 1, height + 2, width + 2), np.float32)
+    usable[bands, 1:-1, 1:-1] = _ONE
+    which = np.empty(bands, np.int64)
     # One for each use: what a loop does not write, such as borders, must stay zero.
     spare = np.zeros((6, height + 2, width + 2), np.float32)
     wide = np.empty((4, pixels.shape[3]), np.float32)
-    keys = np.empty(height * width + KEY_PADDING, np.int32)
+    n_keys = height * width + KEY_PADDING
+    keys = (np.empty(n_keys, np.int16), np.empty(n_keys, np.int32))
     for i in range(len(pixels)):
         complete = True
         for b in range(bands):
             per_noise = _ONE / (np.float32(k) * noise[i, b])
             whole = fill_plane(pixels[i, b], step[i, b], per_noise, k, scaled[b], usable[b], wide)
-            _patches(scaled[b], usable[b], whole, layout, limits, spare[5], keys, patch[i, b])
+            which[b] = bands if whole else b
+            stored, mask = (pixels[i, b], step[i, b], per_noise, k), usable[which[b]]
+            _patches(stored, scaled[b], mask, whole, layout, limits, spare[5], keys, patch[i, b])
             if annuli:
-                _annuli(scaled[b], usable[b], whole, layout[2], limits, ring[i, b])
+                _annuli(scaled[b], mask, whole, layout[2], limits, ring[i, b])
             complete = complete and whole
         for b in range(bands - 1):
-            _pairs(scaled, usable, b, complete, layout, patch[i], ring[i], pair[i], ring_pair[i])
+            one, two = usable[which[b]], usable[which[b + 1]]
+            _pairs(scaled, one, two, b, complete, layout, patch[i], ring[i], pair[i], ring_pair[i])
         if annuli and bands > 1:
-            _residual(scaled, usable, complete, layout, limits, ring[i], spare, residual[i])
+            one, two = usable[which[0]], usable[which[bands - 1]]
+            _residual(scaled, one, two, complete, layout, limits, ring[i], spare, residual[i])
 
 
 @compiled()
-def _patches(scaled, usable, whole, layout, limits, levels, keys, out):
+def _patches(stored, scaled, usable, whole, layout, limits, levels, keys, out):
     rows, columns = layout[0], layout[1]
     grid = len(columns) - 1
     scratch = np.empty((4, scaled.shape[1] - 2), np.float32)
@@ -80,7 +88,7 @@ def _patches(scaled, usable, whole, layout, limits, levels, keys, out):
         top, bottom = rows[i], rows[i + 1]
         o = out[:, i * grid : (i + 1) * grid]
         patch_moments(scaled, usable, whole, top, bottom, columns, scratch, o[0], o[1], o[2])
-        patch_median(scaled, usable, top, bottom, columns, o[0], o[1], o[2], keys, o[3])
+        patch_median(stored, scaled, usable, top, bottom, columns, keys, o)
         fill_levels(scaled, levels, top + 1, bottom + 1)
         patch_texture(levels, usable, whole, top, bottom, columns, scratch, o[4], o[5])
         patch_edge_share(scaled, usable, whole, limits[0], top, bottom, columns, scratch, o[6])
@@ -105,7 +113,7 @@ def _count(usable, other, complete, runs, out):
 
 
 @compiled()
-def _pairs(scaled, usable, b, complete, layout, patch, ring, pair, ring_pair):
+def _pairs(scaled, p, q, b, complete, layout, patch, ring, pair, ring_pair):
     """Means over the pixels usable in both bands: those of the bands where all pixels are."""
     rows, columns, runs = layout[0], layout[1], layout[2]
     if complete:
@@ -113,7 +121,7 @@ def _pairs(scaled, usable, b, complete, layout, patch, ring, pair, ring_pair):
             into[b, 0], into[b, 1], into[b, 2] = one[b, 0], one[b, 1], one[b + 1, 1]
         return
     scratch = np.empty((3, scaled.shape[2] - 2), np.float32)
-    one, other, p, q = scaled[b], scaled[b + 1], usable[b], usable[b + 1]
+    one, other = scaled[b], scaled[b + 1]
     grid = len(columns) - 1
     for i in range(len(rows) - 1):
         here = pair[b, :, i * grid : (i + 1) * grid]
@@ -124,15 +132,15 @@ def _pairs(scaled, usable, b, complete, layout, patch, ring, pair, ring_pair):
 
 
 @compiled()
-def _residual(scaled, usable, complete, layout, limits, ring, spare, out):
+def _residual(scaled, p, q, complete, layout, limits, ring, spare, out):
     """Bright pixels and aligned edges of what is bluer than the centre."""
     runs, last = layout[2], len(scaled) - 1
     moments = np.empty((3, out.shape[1]))
-    _count(usable[0], usable[last], complete, runs, out[0])
+    _count(p, q, complete, runs, out[0])
     blue, red = ring[0, 1, 0], ring[last, 1, 0]
     if not complete:
-        annulus_products(scaled[0], usable[last], runs, moments[0])
-        annulus_products(usable[0], scaled[last], runs, moments[1])
+        annulus_products(scaled[0], q, runs, moments[0])
+        annulus_products(p, scaled[last], runs, moments[1])
         blue, red = moments[0, 0], moments[1, 0]
     out[1:] = np.nan
     if not red > limits[3] * np.sqrt(out[0, 0]):
@@ -141,7 +149,7 @@ def _residual(scaled, usable, complete, layout, limits, ring, spare, out):
     alpha = np.float32(max(blue / red, 0.0))
     plane, mask, strength, radial = spare[0], spare[1], spare[2], spare[3]
     per_noise = _ONE / np.sqrt(_ONE + alpha * alpha)
-    fill_residual(scaled[0], scaled[last], usable[0], usable[last], alpha, per_noise, plane, mask)
+    fill_residual(scaled[0], scaled[last], p, q, alpha, per_noise, plane, mask)
     annulus_moments(plane, limits[2], runs, moments)
     out[1] = moments[2]
     fill_alignment(plane, mask, complete, limits[0], layout[3], layout[4], strength, radial)

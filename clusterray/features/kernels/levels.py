@@ -71,4 +71,4 @@ def fill_levels(scaled, levels, top, bottom):
             exponent = np.float32((bits >> np.int32(23)) - np.int32(127))
             m = np.int32((bits & _FRACTION) | _EXPONENT_OF_ONE).view(np.float32)
             log2 = _C0 + m * (_C1 + m * (_C2 + m * (_C3 + m * (_C4 + m * (_C5 + m * _C6)))))
-            out[x] = np.float32(np.int32((exponent + log2) * _SLOPE + _START))
+            out[x] = np.floor((exponent + log2) * _SLOPE + _START)
