@@ -28,7 +28,7 @@ __all__ = ["measure"]
 _ZERO, _ONE = np.float32(0.0), np.float32(1.0)
 
 
-@compiled()
+@compiled(entry=True)
 def measure(pixels, step, noise, k, layout, limits, patch, pair, ring, ring_pair, residual, annuli):
     """Fill the statistics of each cutout of a batch.
 
@@ -62,9 +62,9 @@ def measure(pixels, step, noise, k, layout, limits, patch, pair, ring, ring_pair
     quarters = np.empty((3, len(layout[2][0])), np.float32)
     wide = np.empty((4, pixels.shape[3]), np.float32)
     n_keys = height * width + KEY_PADDING
-    keys = (np.empty(n_keys, np.int16), np.empty(n_keys, np.int32))
+    keys = (np.empty(n_keys, np.int16), np.empty(n_keys, np.int32), np.empty(n_keys, np.float32))
     for i in range(len(pixels)):
-        complete = True
+        n_whole = 0
         for b in range(bands):
             per_noise = _ONE / (np.float32(k) * noise[i, b])
             whole = fill_plane(pixels[i, b], step[i, b], per_noise, k, scaled[b], usable[b], wide)
@@ -73,7 +73,8 @@ def measure(pixels, step, noise, k, layout, limits, patch, pair, ring, ring_pair
             _patches(stored, scaled[b], mask, whole, layout, limits, spare[5], keys, patch[i, b])
             if annuli:
                 _annuli(scaled[b], mask, whole, layout[2], limits, quarters, ring[i, b])
-            complete = complete and whole
+            n_whole += np.int64(whole)
+        complete = n_whole == bands
         for b in range(bands - 1):
             one, two = usable[which[b]], usable[which[b + 1]]
             sums = (patch[i], ring[i], pair[i], ring_pair[i])
@@ -111,7 +112,8 @@ def _annuli(scaled, usable, whole, layout, limits, quarters, out):
 @compiled()
 def _count(usable, other, complete, layout, quarter, out):
     if complete:
-        out[:] = layout[2]
+        for annulus in range(len(out)):
+            out[annulus] = layout[2][annulus]
     else:
         _products(usable, other, layout, quarter, out)
 
@@ -128,8 +130,12 @@ def _pairs(scaled, p, q, b, complete, layout, quarter, sums):
     rows, columns, annuli = layout[0], layout[1], layout[2]
     patch, ring, pair, ring_pair = sums
     if complete:
-        for one, into in ((patch, pair), (ring, ring_pair)):
-            into[b, 0], into[b, 1], into[b, 2] = one[b, 0], one[b, 1], one[b + 1, 1]
+        for of_band, of_pair in ((patch, pair), (ring, ring_pair)):
+            # One by one: Numba takes seconds to compile what assigns an array to another.
+            for j in range(of_pair.shape[2]):
+                of_pair[b, 0, j] = of_band[b, 0, j]
+                of_pair[b, 1, j] = of_band[b, 1, j]
+                of_pair[b, 2, j] = of_band[b + 1, 1, j]
         return
     scratch = np.empty((3, scaled.shape[2] - 2), np.float32)
     one, other = scaled[b], scaled[b + 1]
@@ -146,20 +152,21 @@ def _pairs(scaled, p, q, b, complete, layout, quarter, sums):
 def _residual(planes, complete, layout, limits, moments, spare, quarters, out):
     """Bright pixels and aligned edges of what is bluer than the centre."""
     blue, red, p, q = planes
-    annuli, sums = layout[2], np.empty((2, out.shape[1]))
+    annuli, mask = layout[2], p
     _count(p, q, complete, annuli, quarters[0], out[0])
-    out[1:] = np.nan
-    sums[0], sums[1] = moments[0][1], moments[1][1]
-    mask = p
+    blue_sum, red_sum = moments[0][1, 0], moments[1][1, 0]
     if not complete:
-        _products(blue, q, annuli, quarters[0], sums[0])
-        _products(p, red, annuli, quarters[0], sums[1])
+        # The next two rows of `out` are free until they get their own.
+        _products(blue, q, annuli, quarters[0], out[1])
+        _products(p, red, annuli, quarters[0], out[2])
+        blue_sum, red_sum = out[1, 0], out[2, 0]
         mask = spare[1]
         fill_product(p, q, mask)
-    if not sums[1, 0] > limits[3] * np.sqrt(out[0, 0]):
+    if not red_sum > limits[3] * np.sqrt(out[0, 0]):
+        out[1:] = np.nan
         return
     # Planes are in units of each band's noise, and so is α.
-    alpha = np.float32(max(sums[0, 0] / sums[1, 0], 0.0))
+    alpha = np.float32(max(blue_sum / red_sum, 0.0))
     plane, strength, radial, smoothed = spare[0], spare[2], spare[3], spare[4]
     fill_residual(blue, red, alpha, _ONE / np.sqrt(_ONE + alpha * alpha), mask, plane)
     fold_counts(plane, limits[2], quarters)

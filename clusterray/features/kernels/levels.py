@@ -56,7 +56,7 @@ def quantise(planes_sigma: NDArray[Any]) -> NDArray[np.int32]:
     return levels.astype(np.int32)
 
 
-@compiled(FINITE)
+@compiled(FINITE, entry=True)
 def fill_levels(scaled, levels, top, bottom):
     """Grey levels of the rows `top` to `bottom` of a finite plane, into `levels`.
 

@@ -26,7 +26,7 @@ def patch_median(stored, scaled, usable, top, bottom, columns, keys, sums):
     ----------
     stored : the pixels, step, per_noise and k of `fill_plane`, which has filled the planes.
     top, bottom, columns : as in `patch_moments`.
-    keys : two arrays (h × w + 64,) of scratch, int16 and int32.
+    keys : three arrays (h × w + 64,) of scratch, int16, int32 and float32.
     sums : (4, grid) number, mean and sum of squared deviations; the medians to fill.
     """
     pixels, step, per_noise, k = stored
@@ -36,26 +36,28 @@ def patch_median(stored, scaled, usable, top, bottom, columns, keys, sums):
         first, width = columns[j], columns[j + 1] - columns[j]
         whole = sums[0, j] == (bottom - top) * width
         if k == 1 and step > np.float32(0.0):
-            n = _gather(pixels, usable, top, bottom, first, width, whole, keys[0])
+            n = _gather(pixels, 0, usable, top, bottom, first, width, whole, keys[0])
             low, high = _median_counts(keys[0], n, guess / unit, unit) if n else (0, 0)
             # In this order the product is rounded as in the plane.
             low, high = np.float32(low) * step * per_noise, np.float32(high) * step * per_noise
             middle = (low + high) * _HALF
         else:
-            bits = scaled.view(np.int32)[1:, 1:]
-            n = _gather(bits, usable, top, bottom, first, width, whole, keys[1])
+            n = _gather(scaled, 1, usable, top, bottom, first, width, whole, keys[2])
             spread = np.sqrt(sums[2, j] / max(n, 1))
-            middle = _median_bits(keys[1], n, sums[1, j], spread, guess) if n else np.float32(0.0)
+            for x in range(n):
+                keys[1][x] = _key(keys[2][x])
+            middle = _median_keys(keys[1], n, sums[1, j], spread, guess) if n else np.float32(0.0)
         sums[3, j] = middle if n else np.nan
         guess = sums[3, j] if n else guess
 
 
 @compiled()
-def _gather(image, usable, top, bottom, first, width, whole, keys):
+def _gather(image, border, usable, top, bottom, first, width, whole, keys):
     """Put the usable pixels of a patch one after the other into `keys`; how many there are."""
     n = 0
     for y in range(top, bottom):
-        row, mask, into = image[y, first:], usable[y + 1, first + 1 :], keys[n:]
+        row, mask = image[y + border, first + border :], usable[y + 1, first + 1 :]
+        into = keys[n:]
         if whole:
             for x in range(width):
                 into[x] = row[x]
@@ -123,16 +125,14 @@ def _least_above(keys, pivot):
 
 
 @compiled()
-def _median_bits(keys, n, mean, spread, guess):
-    """Median of the floats whose bits the first n keys are, by counting how many lie below a pivot.
+def _median_keys(keys, n, mean, spread, guess):
+    """Median of the floats that the first n keys stand for, by counting how many lie below a pivot.
 
     It lies within one standard deviation of the mean, and in sky near the guess, from where steps
     of an eighth of the noise, then of twice as much, lead to it. Where the bracket is narrow, it
     shrinks to values that occur: in noise of eight steps to one of them.
     """
     keys = keys[: -(-n // KEY_PADDING) * KEY_PADDING]
-    for k in range(n):
-        keys[k] = _ordered(keys[k])
     keys[n:] = _LARGEST
     slack = 1e-3 * spread + 1e-6 * abs(mean)
     low, high = np.float32(mean - spread - slack), np.float32(mean + spread + slack)
@@ -141,14 +141,14 @@ def _median_bits(keys, n, mean, spread, guess):
     # The second condition ends it where floats are further apart than that.
     while high - low > max(_NARROW, _ROUNDING * (abs(high) + abs(low))):
         pivot = min(max(pivot, low), high)
-        if rank < _count(keys, _key(pivot)):
+        if rank < _count(keys, _key(np.float32(pivot))):
             high = pivot
             pivot = max(low + (high - low) * _HALF, high - step)
         else:
             low = pivot
             pivot = min(low + (high - low) * _HALF, low + step)
         step *= 2
-    return _select(keys, _key(low), _key(high), rank, n % 2 == 0)
+    return _select(keys, _key(np.float32(low)), _key(np.float32(high)), rank, n % 2 == 0)
 
 
 @compiled()
@@ -156,7 +156,7 @@ def _select(keys, low, high, rank, even):
     """The float of this rank, known to lie in a bracket; if even, the mean of it and the next."""
     n_at_high = 0
     if low < high:
-        number, below, above = _around(keys, low)
+        number, below, above = _around(keys, np.int32(low))
         if rank < number:
             high, n_at_high = below, number
         else:
@@ -165,14 +165,14 @@ def _select(keys, low, high, rank, even):
             if rank < number:
                 high, n_at_high = above, number
     while low < high:
-        pivot = min(max(_key(_float(low) + (_float(high) - _float(low)) * _HALF), low), high - 1)
-        number, below, above = _around(keys, pivot)
+        pivot = min(max(_key(np.float32(_float(low) + (_float(high) - _float(low)) * _HALF)), low), high - 1)
+        number, below, above = _around(keys, np.int32(pivot))
         if rank < number:
             high, n_at_high = below, number
         else:
             low = above
     if even and n_at_high <= rank + 1:
-        number, _, above = _around(keys, low)
+        number, _, above = _around(keys, np.int32(low))
         if number <= rank + 1:
             return (_float(low) + _float(above)) * _HALF
     return _float(low)
@@ -205,7 +205,7 @@ def _float(key):
 @compiled()
 def _around(keys, pivot):
     """How many keys are at most the pivot, the largest of those, and the smallest of the rest."""
-    number, below, above, pivot = _ZERO, _SMALLEST, _LARGEST, np.int32(pivot)
+    number, below, above = _ZERO, _SMALLEST, _LARGEST
     for k in range(len(keys)):
         key = keys[k]
         inside = key <= pivot
