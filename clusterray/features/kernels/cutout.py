@@ -94,10 +94,10 @@ def _patches(stored, scaled, usable, whole, layout, limits, levels, keys, out):
     for i in range(len(rows) - 1):
         top, bottom = rows[i], rows[i + 1]
         o = out[:, i * grid : (i + 1) * grid]
-        patch_moments(scaled, usable, whole, top, bottom, columns, scratch, o[0], o[1], o[2])
+        here = patch_moments(scaled, usable, whole, top, bottom, columns, scratch, o)
         patch_median(stored, scaled, usable, top, bottom, columns, keys, o)
         fill_levels(scaled, levels, top + 1, bottom + 1)
-        patch_texture(levels, usable, whole, top, bottom, columns, scratch, o[4], o[5])
+        patch_texture(levels, usable, here, top, bottom, columns, scratch, o[4], o[5])
         patch_edge_share(scaled, usable, whole, limits[0], top, bottom, columns, scratch, o[6])
 
 

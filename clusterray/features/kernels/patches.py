@@ -24,12 +24,17 @@ def _per_patch(per_column, columns, out):
 
 
 @compiled(RESUMMED)
-def patch_moments(scaled, usable, complete, top, bottom, columns, scratch, count, mean, square):
-    """Number, mean and sum of squared deviations of the usable pixels of each patch.
+def patch_moments(scaled, usable, complete, top, bottom, columns, scratch, sums):
+    """Number, mean and sum of squared deviations of the usable pixels of each patch, into `sums`.
 
     Two passes: one pass of sums and squares loses the noise under a bright sky. The mean is 0
     where there is no pixel. `complete` says that every pixel is usable.
+
+    Returns
+    -------
+    Whether every pixel of these patches is usable.
     """
+    count, mean, square = sums[0], sums[1], sums[2]
     number, total, centre = scratch[0], scratch[1], scratch[2]
     _column_sums(scaled, top, bottom, total)
     if complete:
@@ -38,11 +43,15 @@ def patch_moments(scaled, usable, complete, top, bottom, columns, scratch, count
         _column_sums(usable, top, bottom, number)
     _per_patch(number, columns, count)
     _per_patch(total, columns, mean)
+    known = 0.0
     for j in range(len(columns) - 1):
+        known += count[j]
         mean[j] /= max(count[j], 1.0)
         centre[columns[j] : columns[j + 1]] = np.float32(mean[j])
-    _column_scatter(scaled, usable, complete, top, bottom, centre, total)
+    whole = known == (bottom - top) * columns[-1]
+    _column_scatter(scaled, usable, whole, top, bottom, centre, total)
     _per_patch(total, columns, square)
+    return whole
 
 
 @compiled(RESUMMED)
