@@ -165,9 +165,7 @@ def _select(keys, low, high, rank, even):
             if rank < number:
                 high, n_at_high = above, number
     while low < high:
-        pivot = min(
-            max(_key(_float(low) + (_float(high) - _float(low)) * _HALF), low), high - 1
-        )
+        pivot = min(max(_key(_float(low) + (_float(high) - _float(low)) * _HALF), low), high - 1)
         number, below, above = _around(keys, np.int32(pivot))
         if rank < number:
             high, n_at_high = below, number
