@@ -30,17 +30,19 @@ def patch_median(stored, scaled, usable, top, bottom, columns, keys, sums):
     sums : (4, grid) number, mean and sum of squared deviations; the medians to fill.
     """
     pixels, step, per_noise, k = stored
-    unit = step * per_noise
-    guess = 0.0
+    guess, guessed_count = 0.0, np.int64(0)
     for j in range(len(columns) - 1):
         first, width = columns[j], columns[j + 1] - columns[j]
         whole = sums[0, j] == (bottom - top) * width
         if k == 1 and step > np.float32(0.0):
             n = _gather(pixels, 0, usable, top, bottom, first, width, whole, keys[0])
-            low, high = _median_counts(keys[0], n, guess / unit, unit) if n else (0, 0)
+            low, high = guessed_count, guessed_count
+            if n:
+                low, high = _median_counts(keys[0], n, guessed_count, step * per_noise)
+            guessed_count = low
             # In this order the product is rounded as in the plane.
-            low, high = np.float32(low) * step * per_noise, np.float32(high) * step * per_noise
-            middle = (low + high) * _HALF
+            lower = np.float32(low) * step * per_noise
+            middle = (lower + np.float32(high) * step * per_noise) * _HALF
         else:
             n = _gather(scaled, 1, usable, top, bottom, first, width, whole, keys[2])
             spread = np.sqrt(sums[2, j] / max(n, 1))
@@ -75,14 +77,14 @@ def _gather(image, border, usable, top, bottom, first, width, whole, keys):
 def _median_counts(keys, n, guess, unit):
     """The two middle ones of n counts of a `unit` of the noise; one and the same if n is odd.
 
-    From a guess, steps lead there that are right where the counts are those of noise; if the
-    image is another, halving what is left of their range does.
+    Steps that suit the counts of noise lead there from a guess (Newton's method on their rank);
+    in another image, halving what is left of the range does.
     """
     keys = keys[: -(-n // KEY_PADDING) * KEY_PADDING]
     keys[n:] = _MOST_COUNTS
     rank, density = (n - 1) // 2, n * _NORMAL_DENSITY * unit
     low, high = np.int64(_LEAST_COUNTS), np.int64(_MOST_COUNTS)
-    pivot, steps = np.int64(np.rint(min(max(guess, low), high))), 0
+    pivot, steps = guess, 0
     below, upto = _ranks(keys, np.int16(pivot))
     while below > rank or upto <= rank:
         if below > rank:
