@@ -96,7 +96,7 @@ def _patches(stored, scaled, usable, whole, layout, limits, levels, keys, out):
         o = out[:, i * grid : (i + 1) * grid]
         here = patch_moments(scaled, usable, whole, top, bottom, columns, scratch, o)
         patch_median(stored, scaled, usable, top, bottom, columns, keys, o)
-        fill_levels(scaled, levels, top + 1, bottom + 1)
+        fill_levels(scaled, levels, top + 1, bottom + 1, 1)
         patch_texture(levels, usable, here, top, bottom, columns, scratch, o[4], o[5])
         patch_edge_share(scaled, usable, whole, limits[0], top, bottom, columns, scratch, o[6])
 
