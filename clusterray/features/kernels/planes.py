@@ -27,18 +27,27 @@ def fill_plane(pixels, step, per_noise, k, scaled, usable, wide):
     Whether every pixel is usable.
     """
     height, width = scaled.shape[0] - 2, scaled.shape[1] - 2
-    top, left = (pixels.shape[0] - k * height) // 2, (pixels.shape[1] - k * width) // 2
     fast = step > _ZERO and k <= 2
-    whole = fast and _least(pixels.reshape(-1)) > BLANK
+    if fast and _least(pixels.reshape(-1)) > BLANK:
+        for y in range(height):
+            out = scaled[y + 1, 1 : width + 1]
+            if k == 1:
+                _scale(pixels[y], step, per_noise, out)
+            else:
+                _scale_pairs(pixels[2 * y], pixels[2 * y + 1], step, per_noise, out)
+        return True
+    top, left = (pixels.shape[0] - k * height) // 2, (pixels.shape[1] - k * width) // 2
     number = 0
     for y in range(height):
         rows = pixels[top + y * k : top + y * k + k]
         out, mask = scaled[y + 1, 1 : width + 1], usable[y + 1, 1 : width + 1]
-        if whole or (fast and _least(rows.reshape(-1)) > BLANK):
-            _whole_row(rows, step, per_noise, out)
+        if fast and _least(rows.reshape(-1)) > BLANK:
+            if k == 1:
+                _scale(rows[0], step, per_noise, out)
+            else:
+                _scale_pairs(rows[0], rows[1], step, per_noise, out)
+            mask[:] = _ONE
             number += width
-            if not whole:
-                mask[:] = _ONE
         else:
             number += _row(rows, left, step, per_noise, out, mask, wide)
     return number == height * width
@@ -50,14 +59,6 @@ def _least(counts):
     for x in range(len(counts)):
         least = min(least, np.int16(counts[x]))
     return least
-
-
-@compiled()
-def _whole_row(counts, step, per_noise, out):
-    if len(counts) == 1:
-        _scale(counts[0], step, per_noise, out)
-    else:
-        _scale_pairs(counts[0], counts[1], step, per_noise, out)
 
 
 @compiled()
