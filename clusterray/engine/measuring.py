@@ -47,7 +47,7 @@ def measure(table: pa.Table, settings: FeatureSettings | None) -> Measured:
     """
     columns = {n: shards.numbers(table.column(n)) for n in table.column_names if n != "image"}
     noise, step = columns["noise_sigma"], columns["step"]
-    reasons = [_bad_scale(np.concatenate(both)) for both in zip(noise, step, strict=True)]
+    reasons = _bad_scales(np.concatenate([noise, step], axis=1))
     layout = shards.layout(table.schema)
     n_bands, height, width = layout["shape"]
     parts = _pixels(table, (n_bands, height, width))
@@ -93,10 +93,13 @@ def _pixels(table: pa.Table, shape: tuple[int, int, int]) -> Iterator[tuple[np.n
         yield np.arange(start, start + len(here)), counts
 
 
-def _bad_scale(scale: np.ndarray) -> str | None:
-    if np.isfinite(scale).all() and (scale > 0).all():
-        return None
-    return f"noise sigma or step is not finite and positive: {scale.tolist()}"
+def _bad_scales(scales: np.ndarray) -> list[str | None]:
+    reasons: list[str | None] = [None] * len(scales)
+    good = (np.isfinite(scales) & (scales > 0)).all(axis=1)
+    for row in np.flatnonzero(~good):
+        found = scales[row].tolist()
+        reasons[row] = f"noise sigma or step is not finite and positive: {found}"
+    return reasons
 
 
 def _note_blank(pixels: np.ndarray, rows: np.ndarray, reasons: list[str | None]) -> None:

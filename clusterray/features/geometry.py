@@ -49,18 +49,14 @@ def _offsets(height_px: int, width_px: int) -> tuple[NDArray[Any], NDArray[Any]]
     return rows - (height_px - 1) / 2, columns - (width_px - 1) / 2
 
 
-def _annulus_runs(height_px: int, width_px: int) -> tuple[NDArray[Any], ...]:
-    """The annuli as runs of pixels; see `kernels.annuli`. Planes have a border of one pixel."""
+def _annuli(height_px: int, width_px: int) -> tuple[NDArray[Any], ...]:
+    """The annuli on a folded image; see `kernels.annuli`."""
     annulus = annulus_of_pixel(height_px, width_px)
-    runs, starts = [], [0]
-    for number in range(N_ANNULI):
-        for y, inside in enumerate(annulus == number):
-            steps = np.flatnonzero(np.diff(np.concatenate([[False], inside, [False]])))
-            runs += [(y + 1, a + 1, b + 1) for a, b in steps.reshape(-1, 2)]
-        starts.append(len(runs))
-    # Unsigned: the compiled loop then need not ask for negative indices.
-    columns = np.array(runs, np.uint32).reshape(-1, 3).T
-    return (np.array(starts), *(np.ascontiguousarray(c) for c in columns))
+    quarter = annulus[(height_px - 1) // 2 :: -1, : (width_px + 1) // 2]
+    rows = [np.flatnonzero((quarter == number).any(axis=1)) for number in range(N_ANNULI)]
+    ends = np.array([row[-1] + 1 if len(row) else 0 for row in rows]) * quarter.shape[1]
+    areas = np.bincount(annulus.ravel(), minlength=N_ANNULI)[:N_ANNULI].astype(np.float64)
+    return np.ascontiguousarray(quarter, np.int32).ravel(), ends, areas
 
 
 @lru_cache(maxsize=16)
@@ -71,4 +67,4 @@ def layout(height_px: int, width_px: int, grid: int) -> tuple[Any, ...]:
     angle, anywhere = 2 * np.arctan2(y, x), np.hypot(x, y) > 0
     # The centre itself has no position angle, and counts as aligned with nothing.
     turned = ((anywhere * wave(angle)).astype(np.float32) for wave in (np.cos, np.sin))
-    return (rows, columns, _annulus_runs(height_px, width_px), *turned)
+    return (rows, columns, _annuli(height_px, width_px), *turned)

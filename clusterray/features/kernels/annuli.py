@@ -1,7 +1,8 @@
 """Sums over annuli, and the planes of what is bluer than the centre and of its edges.
 
-An annulus is a list of runs of pixels: `runs` holds `starts` (annuli + 1,), where each annulus
-begins in the list, and the row, first column and end of each run, as indices of planes.
+An annulus is symmetric, so an image is first folded: values of the pixels that mirror each other
+are added, into a flat quarter (⌈h/2⌉ · ⌈w/2⌉,) whose first row lies at the centre. `layout` is the
+annulus of each of its pixels, where each annulus ends in it, and how many pixels each has.
 """
 
 import numpy as np
@@ -9,77 +10,121 @@ import numpy as np
 from clusterray.features.kernels.compilation import RESUMMED, compiled
 
 __all__ = [
-    "annulus_counts",
-    "annulus_moments",
-    "annulus_products",
+    "annulus_sums",
     "fill_alignment",
+    "fill_product",
     "fill_residual",
     "fill_smoothed",
+    "fold_counts",
+    "fold_moments",
+    "fold_products",
 ]
 
-_ZERO, _ONE, _TWO = np.float32(0.0), np.float32(1.0), np.float32(2.0)
+_ZERO, _ONE, _TWO, _HALF = np.float32(0.0), np.float32(1.0), np.float32(2.0), np.float32(0.5)
 
 
 @compiled(RESUMMED)
-def annulus_moments(scaled, limit, runs, out):
-    """Sum, sum of squares and number of pixels above a limit, into `out` (3, annuli)."""
-    starts, rows, first, end = runs
-    for annulus in range(len(starts) - 1):
-        total, square, bright = 0.0, 0.0, 0.0
-        for k in range(starts[annulus], starts[annulus + 1]):
-            row = scaled[rows[k]]
-            a, b, c = _ZERO, _ZERO, _ZERO
-            for x in range(first[k], end[k]):
-                a += row[x]
-                b += row[x] * row[x]
-                c += _ONE if row[x] > limit else _ZERO
-            total += a
-            square += b
-            bright += c
-        out[0, annulus], out[1, annulus], out[2, annulus] = total, square, bright
+def annulus_sums(quarter, layout, out):
+    """Sum over each annulus of a folded image, into `out` (annuli,); in double precision."""
+    annuli, ends = layout[0], layout[1]
+    for annulus in range(len(ends)):
+        here, total = np.int32(annulus), 0.0
+        for k in range(ends[annulus]):
+            value = quarter[k]
+            total += np.float64(value if annuli[k] == here else _ZERO)
+        out[annulus] = total
 
 
 @compiled(RESUMMED)
-def annulus_counts(scaled, limit, runs, above, below):
-    """Pixels above a limit and below its negative, into `above` and `below` (annuli,)."""
-    starts, rows, first, end = runs
-    for annulus in range(len(starts) - 1):
-        above[annulus] = below[annulus] = 0.0
-        for k in range(starts[annulus], starts[annulus + 1]):
-            row = scaled[rows[k]]
-            a, b = _ZERO, _ZERO
-            for x in range(first[k], end[k]):
-                a += _ONE if row[x] > limit else _ZERO
-                b += _ONE if row[x] < -limit else _ZERO
-            above[annulus] += a
-            below[annulus] += b
+def fold_moments(scaled, limit, quarters):
+    """Fold values, their squares, and ones where they exceed a limit above 0, into three quarters.
+
+    `scaled` is a plane as elsewhere.
+    """
+    height, width = scaled.shape[0] - 2, scaled.shape[1] - 2
+    columns = (width + 1) // 2
+    for y in range((height + 1) // 2):
+        a, b = _mirrored(scaled, y)
+        first = y * columns
+        total, square, bright = quarters[0, first:], quarters[1, first:], quarters[2, first:]
+        for x in range(columns):
+            # Unsigned: the compiled loop then need not ask for negative indices.
+            m = np.uint64(width - 1 - x)
+            p, q, r, s = a[x], a[m], b[x], b[m]
+            total[x] = (p + q) + (r + s)
+            square[x] = (p * p + q * q) + (r * r + s * s)
+            upper = (_ONE if p > limit else _ZERO) + (_ONE if q > limit else _ZERO)
+            lower = (_ONE if r > limit else _ZERO) + (_ONE if s > limit else _ZERO)
+            bright[x] = upper + lower
+        if width % 2:
+            for k in range(3):
+                quarters[k, first + columns - 1] *= _HALF
 
 
 @compiled(RESUMMED)
-def annulus_products(one, other, runs, out):
-    """Sum of the product of two planes over each annulus, into `out` (annuli,)."""
-    starts, rows, first, end = runs
-    for annulus in range(len(starts) - 1):
-        out[annulus] = 0.0
-        for k in range(starts[annulus], starts[annulus + 1]):
-            f, g = one[rows[k]], other[rows[k]]
-            total = _ZERO
-            for x in range(first[k], end[k]):
-                total += f[x] * g[x]
-            out[annulus] += total
+def fold_counts(scaled, limit, quarters):
+    """Fold ones where values exceed a limit above 0, and where they are below its negative."""
+    height, width = scaled.shape[0] - 2, scaled.shape[1] - 2
+    columns = (width + 1) // 2
+    for y in range((height + 1) // 2):
+        a, b = _mirrored(scaled, y)
+        above, below = quarters[0, y * columns :], quarters[1, y * columns :]
+        for x in range(columns):
+            m = np.uint64(width - 1 - x)
+            p, q, r, s = a[x], a[m], b[x], b[m]
+            upper = (_ONE if p > limit else _ZERO) + (_ONE if q > limit else _ZERO)
+            lower = (_ONE if r > limit else _ZERO) + (_ONE if s > limit else _ZERO)
+            above[x] = upper + lower
+            upper = (_ONE if p < -limit else _ZERO) + (_ONE if q < -limit else _ZERO)
+            lower = (_ONE if r < -limit else _ZERO) + (_ONE if s < -limit else _ZERO)
+            below[x] = upper + lower
+        if width % 2:
+            above[columns - 1] *= _HALF
+            below[columns - 1] *= _HALF
 
 
 @compiled(RESUMMED)
-def fill_residual(blue, red, both_blue, both_red, alpha, per_noise, out, mask):
-    """(blue − alpha · red) · per_noise where both bands are usable, else 0; planes as elsewhere."""
+def fold_products(one, other, quarter):
+    """Fold the product of two planes."""
+    height, width = one.shape[0] - 2, one.shape[1] - 2
+    columns = (width + 1) // 2
+    for y in range((height + 1) // 2):
+        a, b = _mirrored(one, y)
+        c, d = _mirrored(other, y)
+        out = quarter[y * columns :]
+        for x in range(columns):
+            m = np.uint64(width - 1 - x)
+            out[x] = (a[x] * c[x] + a[m] * c[m]) + (b[x] * d[x] + b[m] * d[m])
+        if width % 2:
+            out[columns - 1] *= _HALF
+
+
+@compiled()
+def _mirrored(plane, y):
+    """The two rows at a distance from the middle; the second is the border if they are the same."""
+    height = plane.shape[0] - 2
+    upper = (height + 1) // 2 - y
+    lower = height + 1 - upper
+    return plane[upper, 1:], plane[lower if lower > upper else 0, 1:]
+
+
+@compiled(RESUMMED)
+def fill_product(one, other, out):
+    """The product of two planes."""
+    for y in range(1, one.shape[0] - 1):
+        f, g, to = one[y], other[y], out[y]
+        for x in range(1, len(to) - 1):
+            to[x] = f[x] * g[x]
+
+
+@compiled(RESUMMED)
+def fill_residual(blue, red, alpha, per_noise, mask, out):
+    """(blue − alpha · red) · per_noise where the mask is 1, else 0; planes as elsewhere."""
     width = blue.shape[1] - 2
     for y in range(1, blue.shape[0] - 1):
-        f, g, p, q = blue[y, 1:], red[y, 1:], both_blue[y, 1:], both_red[y, 1:]
-        to, into = out[y, 1:], mask[y, 1:]
+        f, g, good, to = blue[y, 1:], red[y, 1:], mask[y, 1:], out[y, 1:]
         for x in range(width):
-            both = p[x] * q[x]
-            into[x] = both
-            to[x] = (f[x] - alpha * g[x]) * (per_noise * both)
+            to[x] = (f[x] - alpha * g[x]) * (per_noise * good[x])
 
 
 @compiled(RESUMMED)

@@ -26,8 +26,13 @@ def _sources() -> str:
 _SOURCES: Final = _sources()
 
 
-def compiled(fastmath: frozenset[str] = frozenset()) -> Callable[[Any], Any]:
-    """Compile a function with numba at its first call, and keep the machine code on disk."""
+def compiled(
+    fastmath: frozenset[str] = frozenset(), *, entry: bool = False
+) -> Callable[[Any], Any]:
+    """Compile a function with numba at its first call, and keep the machine code on disk.
+
+    Only an `entry` can be called from Python: to make that possible takes time too.
+    """
 
     def wrap(function: Any) -> Any:
         # Numba asks only whether the file of the function itself has changed, not those of the
@@ -35,7 +40,8 @@ def compiled(fastmath: frozenset[str] = frozenset()) -> Callable[[Any], Any]:
         function.__qualname__ += f"-{_SOURCES}"
         # Numpy's division, which does not stop a vector to ask for a zero.
         options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
-        options["fastmath"] = set(fastmath)
+        options |= {"fastmath": set(fastmath), "no_cfunc_wrapper": True}
+        options["no_cpython_wrapper"] = not entry
         try:
             return numba.njit(cache=True, **options)(function)
         except RuntimeError:

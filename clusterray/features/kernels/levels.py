@@ -52,23 +52,23 @@ def quantise(planes_sigma: NDArray[Any]) -> NDArray[np.int32]:
     """
     levels = np.empty(planes_sigma.shape, np.float32)
     for plane, out in zip(np.asarray(planes_sigma, np.float32), levels, strict=True):
-        fill_levels(np.ascontiguousarray(plane), out, 0, len(plane))
+        fill_levels(np.ascontiguousarray(plane), out, 0, len(plane), 0)
     return levels.astype(np.int32)
 
 
-@compiled(FINITE)
-def fill_levels(scaled, levels, top, bottom):
-    """Grey levels of the rows `top` to `bottom` of a finite plane, into `levels`.
+@compiled(FINITE, entry=True)
+def fill_levels(scaled, levels, top, bottom, border):
+    """Grey levels of the rows `top` to `bottom` of a finite plane, without its border columns.
 
     asinh x = ln 2 · log2(x + √(x² + 1)), whose exponent is read from the bits of the float and
     whose fraction goes through a polynomial: within 1e-4 of a level before it is rounded.
     """
     for y in range(top, bottom):
-        row, out = scaled[y], levels[y]
-        for x in range(len(row)):
+        row, out = scaled[y, border:], levels[y, border:]
+        for x in range(len(row) - border):
             v = min(max(row[x], _FAINT), _BRIGHT) * _PER_SOFTENING
             bits = np.float32(v + np.sqrt(v * v + _ONE)).view(np.int32)
             exponent = np.float32((bits >> np.int32(23)) - np.int32(127))
             m = np.int32((bits & _FRACTION) | _EXPONENT_OF_ONE).view(np.float32)
             log2 = _C0 + m * (_C1 + m * (_C2 + m * (_C3 + m * (_C4 + m * (_C5 + m * _C6)))))
-            out[x] = np.float32(np.int32((exponent + log2) * _SLOPE + _START))
+            out[x] = np.floor((exponent + log2) * _SLOPE + _START)

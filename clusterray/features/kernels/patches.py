@@ -24,35 +24,66 @@ def _per_patch(per_column, columns, out):
 
 
 @compiled(RESUMMED)
-def patch_moments(scaled, usable, complete, top, bottom, columns, scratch, count, mean, square):
-    """Number, mean and sum of squared deviations of the usable pixels of each patch.
+def patch_moments(scaled, usable, complete, top, bottom, columns, scratch, sums):
+    """Number, mean and sum of squared deviations of the usable pixels of each patch, into `sums`.
 
     Two passes: one pass of sums and squares loses the noise under a bright sky. The mean is 0
     where there is no pixel. `complete` says that every pixel is usable.
+
+    Returns
+    -------
+    Whether every pixel of these patches is usable.
     """
-    width = scaled.shape[1] - 2
+    count, mean, square = sums[0], sums[1], sums[2]
     number, total, centre = scratch[0], scratch[1], scratch[2]
-    number[:] = np.float32(bottom - top) if complete else _ZERO
-    total[:] = _ZERO
-    for y in range(top + 1, bottom + 1):
-        row, mask = scaled[y, 1:], usable[y, 1:]
-        for x in range(width):
-            total[x] += row[x]
-        if not complete:
-            for x in range(width):
-                number[x] += mask[x]
+    _column_sums(scaled, top, bottom, total)
+    if complete:
+        number[:] = np.float32(bottom - top)
+    else:
+        _column_sums(usable, top, bottom, number)
     _per_patch(number, columns, count)
     _per_patch(total, columns, mean)
+    known = 0.0
     for j in range(len(columns) - 1):
+        known += count[j]
         mean[j] /= max(count[j], 1.0)
         centre[columns[j] : columns[j + 1]] = np.float32(mean[j])
-    total[:] = _ZERO
-    for y in range(top + 1, bottom + 1):
-        row, mask = scaled[y, 1:], usable[y, 1:]
-        for x in range(width):
-            off = row[x] - centre[x]
-            total[x] += off * off if complete else off * off * mask[x]
+    whole = known == (bottom - top) * columns[-1]
+    _column_scatter(scaled, usable, whole, top, bottom, centre, total)
     _per_patch(total, columns, square)
+    return whole
+
+
+@compiled(RESUMMED)
+def _column_sums(plane, top, bottom, total):
+    """Sum of each column, four rows at a time: to fetch the sums costs more than to add."""
+    total[:] = _ZERO
+    fours = top + (bottom - top) // 4 * 4
+    for y in range(top + 1, fours + 1, 4):
+        a, b, c, d = plane[y, 1:], plane[y + 1, 1:], plane[y + 2, 1:], plane[y + 3, 1:]
+        for x in range(len(total)):
+            total[x] += (a[x] + b[x]) + (c[x] + d[x])
+    for y in range(fours + 1, bottom + 1):
+        row = plane[y, 1:]
+        for x in range(len(total)):
+            total[x] += row[x]
+
+
+@compiled(RESUMMED)
+def _column_scatter(plane, usable, complete, top, bottom, centre, total):
+    """Sum over each column of the squared deviation from `centre`."""
+    total[:] = _ZERO
+    fours = top + (bottom - top) // 4 * 4 if complete else top
+    for y in range(top + 1, fours + 1, 4):
+        a, b, c, d = plane[y, 1:], plane[y + 1, 1:], plane[y + 2, 1:], plane[y + 3, 1:]
+        for x in range(len(total)):
+            e, f, g, h = a[x] - centre[x], b[x] - centre[x], c[x] - centre[x], d[x] - centre[x]
+            total[x] += (e * e + f * f) + (g * g + h * h)
+    for y in range(fours + 1, bottom + 1):
+        row, mask = plane[y, 1:], usable[y, 1:]
+        for x in range(len(total)):
+            off = row[x] - centre[x]
+            total[x] += off * off * (_ONE if complete else mask[x])
 
 
 @compiled(RESUMMED)
@@ -69,8 +100,11 @@ def patch_texture(levels, usable, complete, top, bottom, columns, scratch, contr
         pairs = inner[x] * np.float32(bottom - top) + np.float32(bottom - top - 1)
         scratch[0, x] = pairs if complete else _ZERO
     scratch[1:3] = _ZERO
-    for y in range(top + 1, bottom + 1):
-        # Below the last row lies another patch, or what an earlier image left there.
+    # Below the last row lies another patch, or what an earlier image left there.
+    paired = top + (bottom - top - 1) // 2 * 2 if complete else top
+    for y in range(top + 1, paired + 1, 2):
+        _two_rows_of_neighbours(levels[y : y + 3], inner, scratch)
+    for y in range(paired + 1, bottom + 1):
         below, down = (y + 1, _ONE) if y < bottom else (y, _ZERO)
         _neighbours(
             levels[y], levels[below], usable[y], usable[below], complete, down, inner, scratch
@@ -81,6 +115,20 @@ def patch_texture(levels, usable, complete, top, bottom, columns, scratch, contr
     for j in range(len(columns) - 1):
         contrast[j] = sums[1, j] / sums[0, j] if sums[0, j] else np.nan
         homogeneity[j] = sums[2, j] / sums[0, j] if sums[0, j] else np.nan
+
+
+@compiled(RESUMMED)
+def _two_rows_of_neighbours(levels, inner, sums):
+    """As `_neighbours`, of two rows of usable pixels above a third, with one division."""
+    p, q, r, squared, alike = levels[0, 1:], levels[1, 1:], levels[2, 1:], sums[1], sums[2]
+    for x in range(len(inner)):
+        a, b, c, d = p[x] - p[x + 1], p[x] - q[x], q[x] - q[x + 1], q[x] - r[x]
+        a, b, c, d = a * a, b * b, c * c, d * d
+        squared[x] += inner[x] * (a + c) + (b + d)
+        a, b, c, d = _ONE + a, _ONE + b, _ONE + c, _ONE + d
+        ab, cd = a * b, c * d
+        # inner/a + 1/b + inner/c + 1/d
+        alike[x] += ((inner[x] * b + a) * cd + (inner[x] * d + c) * ab) / (ab * cd)
 
 
 @compiled(RESUMMED)
@@ -109,14 +157,19 @@ def patch_edge_share(scaled, usable, complete, threshold, top, bottom, columns, 
     """
     height, width = scaled.shape[0] - 2, scaled.shape[1] - 2
     first, last = max(top, 1), min(bottom, height - 1)
-    number, edges, inner = scratch[0], scratch[1], scratch[3]
-    inner[:] = _ONE
-    inner[0] = inner[width - 1] = _ZERO
-    for x in range(width):
-        number[x] = inner[x] * np.float32(max(last - first, 0)) if complete else _ZERO
+    number, edges, whole = scratch[0], scratch[1], scratch[2]
+    number[:] = np.float32(max(last - first, 0)) if complete else _ZERO
     edges[:] = _ZERO
-    for y in range(first, last):
-        _edges(scaled[y : y + 3], usable[y : y + 3], complete, threshold, inner, scratch)
+    whole[:] = _ONE
+    paired = first + max(last - first, 0) // 2 * 2 if complete else first
+    for y in range(first, paired, 2):
+        _two_rows_of_edges(scaled[y : y + 4], threshold, edges)
+    for y in range(paired, last):
+        if not complete:
+            _whole(usable[y : y + 3], whole, number)
+        _edges(scaled[y : y + 3], threshold, whole, edges)
+    for x in (0, width - 1):
+        number[x] = edges[x] = _ZERO
     sums = np.empty((2, len(columns) - 1))
     _per_patch(number, columns, sums[0])
     _per_patch(edges, columns, sums[1])
@@ -125,20 +178,37 @@ def patch_edge_share(scaled, usable, complete, threshold, top, bottom, columns, 
 
 
 @compiled(RESUMMED)
-def _edges(scaled, usable, complete, threshold, inner, sums):
+def _two_rows_of_edges(scaled, threshold, edges):
+    """As `_edges`, of the two rows between four: half of what they fetch is the same."""
+    a, b, c, d = scaled[0], scaled[1], scaled[2], scaled[3]
+    for x in range(len(edges)):
+        upper, lower = b[x + 2] - b[x], c[x + 2] - c[x]
+        across = (a[x + 2] - a[x]) + lower + _TWO * upper
+        along = (c[x] - a[x]) + (c[x + 2] - a[x + 2]) + _TWO * (c[x + 1] - a[x + 1])
+        edge = _ONE if across * across + along * along > threshold else _ZERO
+        across = upper + (d[x + 2] - d[x]) + _TWO * lower
+        along = (d[x] - b[x]) + (d[x + 2] - b[x + 2]) + _TWO * (d[x + 1] - b[x + 1])
+        edges[x] += edge + (_ONE if across * across + along * along > threshold else _ZERO)
+
+
+@compiled(RESUMMED)
+def _edges(scaled, threshold, whole, edges):
+    """Add `whole` where the middle one of three rows has an edge."""
     a, b, c = scaled[0], scaled[1], scaled[2]
-    p, q, r = usable[0], usable[1], usable[2]
-    number, edges, whole = sums[0], sums[1], sums[2]
-    if not complete:
-        for x in range(len(inner)):
-            three = p[x] * p[x + 1] * p[x + 2] * q[x] * q[x + 1]
-            whole[x] = three * q[x + 2] * r[x] * r[x + 1] * r[x + 2]
-            number[x] += whole[x]
-    for x in range(len(inner)):
+    for x in range(len(edges)):
         across = (a[x + 2] - a[x]) + (c[x + 2] - c[x]) + _TWO * (b[x + 2] - b[x])
         along = (c[x] - a[x]) + (c[x + 2] - a[x + 2]) + _TWO * (c[x + 1] - a[x + 1])
-        counted = inner[x] if complete else whole[x]
-        edges[x] += counted if across * across + along * along > threshold else _ZERO
+        edges[x] += whole[x] if across * across + along * along > threshold else _ZERO
+
+
+@compiled(RESUMMED)
+def _whole(usable, whole, number):
+    """Where the nine pixels about the middle one of three rows are usable, and how often."""
+    p, q, r = usable[0], usable[1], usable[2]
+    for x in range(len(whole)):
+        three = p[x] * p[x + 1] * p[x + 2] * q[x] * q[x + 1]
+        whole[x] = three * q[x + 2] * r[x] * r[x + 1] * r[x + 2]
+        number[x] += whole[x]
 
 
 @compiled(RESUMMED)
