@@ -164,7 +164,7 @@ def test_a_frozen_trunk_is_run_once_for_all_folds(rows, tmp_path):
     frozen = (f"vision.weights='{weights}'", "vision.freeze_blocks=2", "vision.cached_views=2",
               "vision.epochs=2", "networks.half={freeze_blocks = 1}")  # fmt: skip
     context = small_context(tmp_path, rows, *frozen)
-    list(run_fits.run_fits(context, [("vit", 0), ("vit", REFIT)]))
+    list(run_fits.run_fits(context, [("vit", REFIT)]))
     (kept,) = Path(tmp_path, "tokens").iterdir()
     made = {p.name: p.stat().st_mtime_ns for p in kept.iterdir()}
     assert sorted(made) == ["0.parquet", "1.parquet", "2.parquet", "3.parquet"]

@@ -9,6 +9,7 @@ from clusterray import config, storage
 from clusterray.config import Config
 from clusterray.engine.rank import rank
 from clusterray.engine.score import score
+from clusterray.engine.session import session
 from clusterray.engine.train import train
 from clusterray.sky import shards
 
@@ -93,8 +94,9 @@ def make(
         labels = [f"{name},1,drill,2026-01-01" for name in known]
         text = "\n".join(["object_id,s,source,date", *labels, ""])
         storage.write_bytes(settings.paths.labels, text.encode())
-        for step in (train, score, rank):
-            step(settings)
+        with session(settings.cluster):
+            for step in (train, score, rank):
+                step(settings)
     return survey
 
 
