@@ -91,6 +91,7 @@ def test_windows_of_a_stream_come_in_order_with_the_resident_rows(rows):
             np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_two_processes_fit_as_one_and_a_killed_one_is_replaced(rows, whole, tmp_path):
     """Ray Train, gloo; to 1e-4, for gradients are added up in another order."""
     context = small_context(tmp_path, share(rows), "vision.workers=2")
