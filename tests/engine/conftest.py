@@ -5,7 +5,7 @@ import os
 import pytest
 import ray
 
-from clusterray.config import Config
+from clusterray.config import ClusterSettings, Config
 from tests.engine.tiny_survey import tiny_config
 
 
@@ -36,6 +36,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory, _auth: None) -> Config:
 
     settings = tiny_config(tmp_path_factory.mktemp("tiny"))
     _start_ray()
-    for step in (simulate, ingest, train, score, rank):
+    # To draw the survey is work enough for two actors.
+    simulate(settings.model_copy(update={"cluster": ClusterSettings(workers=2)}))
+    for step in (ingest, train, score, rank):
         step(settings)
     return settings

@@ -163,7 +163,8 @@ def test_a_frozen_trunk_is_run_once_for_all_folds(rows, tmp_path):
     weights = str(tmp_path / "trunk.safetensors")
     safetensors.torch.save_file(dict(trunk.state_dict()), weights)
     frozen = (f"vision.weights='{weights}'", "vision.freeze_blocks=2", "vision.cached_views=2",
-              "vision.epochs=2", "networks.half={freeze_blocks = 1}")  # fmt: skip
+              "vision.epochs=2", "networks.half={freeze_blocks = 1}",
+              "cluster.workers=1")  # fmt: skip
     context = small_context(tmp_path, rows, *frozen)
     list(run_fits.run_fits(context, [("vit", REFIT)]))
     (kept,) = Path(tmp_path, "tokens").iterdir()

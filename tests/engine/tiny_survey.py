@@ -22,6 +22,8 @@ TINY = (
     "train.models=['lightgbm']",
     "score.micro_batch=4",
     "rank.report_top=5",
+    # An actor starts for longer than one of these units takes.
+    "cluster.workers=1",
 )
 
 

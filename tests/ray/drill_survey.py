@@ -27,6 +27,7 @@ _SETTINGS = (
     "vision.image_size_px=32",
     "vision.epochs=1",
     "score.micro_batch=10",
+    "cluster.workers=1",
     "rank.report_top=1",
     "rank.unlike_top=1",
 )
