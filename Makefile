@@ -10,6 +10,8 @@ PIP_FLAGS ?=
 CONSTRAINTS ?= constraints.txt
 DRILL ?=
 BIN := $(VENV)/bin
+# Ray starts a process per actor, and each would compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
 INSTALLED := $(VENV)/.installed
 
 .PHONY: setup demo test test-slow drill lint clean

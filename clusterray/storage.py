@@ -62,6 +62,8 @@ T = TypeVar("T")
 
 _ATTEMPTS: Final = 6
 _FIRST_PAUSE_SECONDS: Final = 0.25
+_CLIENT_ATTEMPTS: Final = 3
+"""The S3 client's own for one request, a second or two in all; ours come on top of them."""
 _TRANSIENT: Final = re.compile(
     r"HTTP (?:status )?(?:429|500|502|503|504)|SLOW_DOWN|SlowDown|SERVICE_UNAVAILABLE|"
     r"ServiceUnavailable|INTERNAL_FAILURE|InternalError|NETWORK_CONNECTION|curlCode|"
@@ -158,7 +160,12 @@ def _remote_filesystem(scheme: str) -> pafs.FileSystem:
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
         # Delayed: what fits into one part is one PUT, not three requests.
-        return pafs.S3FileSystem(endpoint_override=endpoint, region=region, allow_delayed_open=True)
+        return pafs.S3FileSystem(
+            endpoint_override=endpoint,
+            region=region,
+            allow_delayed_open=True,
+            retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=_CLIENT_ATTEMPTS),
+        )
     try:
         return pafs.PyFileSystem(pafs.FSSpecHandler(fsspec.filesystem(scheme)))
     except (ImportError, ValueError) as error:

@@ -29,13 +29,23 @@ def proxy(s3_server) -> Iterator[FaultProxy]:
 
 @pytest.fixture
 def store(proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
-    """The proxy, with an object of each kind behind it; pauses are short."""
+    """The proxy, with an object of each kind behind it; our pauses are short."""
     monkeypatch.setattr(storage, "_FIRST_PAUSE_SECONDS", 0.01)
     proxy.calm()
     storage.write_bytes("s3://survey/a/b.bin", DATA)
     storage.write_table("s3://survey/a/t.parquet", TABLE)
     yield proxy
     proxy.calm()
+
+
+@pytest.fixture
+def ours(store: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
+    """The same, and the S3 client, which waits for seconds, leaves trying again to us."""
+    monkeypatch.setattr(storage, "_CLIENT_ATTEMPTS", 1)
+    forget_clients()
+    yield store
+    monkeypatch.undo()
+    forget_clients()
 
 
 TABLE = pa.table({"object_id": [str(i) for i in range(5000)]})
@@ -49,26 +59,48 @@ CALLS = {
 }
 
 
+def fail_first(store: FaultProxy, fault: str, requests: int) -> None:
+    """Of what is asked from now on, fail the first so many requests."""
+    name, before = {"busy": "503"}.get(fault, fault), store.requests
+    store.faults.clear()
+    store.fault = lambda method, path, n: name if n - before <= requests else None
+
+
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("fault", ["busy", "drop", "truncate"])
-def test_what_passes_is_tried_again(store: FaultProxy, fault: str, call: str) -> None:
-    # Two of three fail: more than the client library retries by itself.
-    name = {"busy": "503"}.get(fault, fault)
-    store.fault = lambda method, path, n: name if n % 3 else None
-    for _ in range(2):
-        assert CALLS[call]()
-    store.calm()
+def test_what_passes_is_tried_again(ours: FaultProxy, fault: str, call: str) -> None:
+    before = storage.retry_count()
+    fail_first(ours, fault, 2)
+    assert CALLS[call]()
+    # Nothing is missing from a truncated answer without a body, and pyarrow 26 lets the client
+    # delete as often as that likes.
+    if call == "read" or (fault != "truncate" and call != "remove"):
+        assert storage.retry_count() - before >= 1
+    assert ours.faults.total() >= 1
+    ours.calm()
     assert storage.read_bytes("s3://survey/a/b.bin") == DATA
 
 
-@pytest.mark.parametrize("call", ["table", "write"])
-def test_what_does_not_pass_is_given_up_and_named(store: FaultProxy, call: str) -> None:
-    store.every(busy=1)
+def test_the_client_tries_again_by_itself_before_we_do(store: FaultProxy) -> None:
     before = storage.retry_count()
+    fail_first(store, "busy", 2)
+    assert CALLS["look"]()
+    assert (store.faults["503"], storage.retry_count()) == (2, before)
+
+
+@pytest.mark.parametrize("call", ["table", "write"])
+def test_what_does_not_pass_is_given_up_and_named(
+    ours: FaultProxy, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(storage.time, "sleep", pauses.append)
+    monkeypatch.setattr(storage, "_FIRST_PAUSE_SECONDS", 0.25)
+    ours.every(busy=1)
     with pytest.raises(StorageError, match=r"'s3://survey/a.*\(6 attempts\)") as caught:
         CALLS[call]()
     assert "127.0.0.1" not in str(caught.value)
-    assert storage.retry_count() - before >= 5
+    expected = 0.25 * 2.0 ** np.arange(5)
+    assert ((0.5 * expected <= pauses) & (pauses <= 1.5 * expected)).all(), pauses
 
 
 def test_what_is_wrong_for_good_is_told_at_once(store: FaultProxy) -> None:

@@ -7,7 +7,7 @@ process that calls it, which may be one of several that share the fit (see `work
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,12 +15,13 @@ import pyarrow as pa
 from clusterray import storage
 from clusterray.config import TrainSettings
 from clusterray.engine.fit_context import REFIT, FitContext
-from clusterray.engine.network_fit import fit_network, forget
 from clusterray.engine.sample import load
 from clusterray.features.registry import CATEGORICAL
 from clusterray.pu.lightgbm_pu import PULightGBM
 from clusterray.vision import anomaly
-from clusterray.vision.training import EpochLog, Ranks
+
+if TYPE_CHECKING:
+    from clusterray.vision.training import EpochLog, Ranks
 
 __all__ = ["REFIT", "FitContext", "artefact_url", "fit", "lightgbm_options", "scores_url"]
 
@@ -50,8 +51,8 @@ def fit(
     model: str,
     leave_out: int,
     *,
-    ranks: Ranks | None = None,
-    progress: Callable[[EpochLog], None] | None = None,
+    ranks: "Ranks | None" = None,
+    progress: "Callable[[EpochLog], None] | None" = None,
 ) -> None:
     """Fit `model` without fold `leave_out`; write its files and, last, its scores.
 
@@ -68,12 +69,14 @@ def fit(
     InputError : no known lens outside the fold, or a checkpoint of another network.
     RunError : a loss that is not finite, or memory that ran out twice.
     """
-    ranks = ranks or Ranks()
     if model == "lightgbm":
         logits, files = _fit_lightgbm(context, leave_out)
     else:
+        # Here, for trees need no torch, which takes longer to import than a small fit takes.
+        from clusterray.engine.network_fit import fit_network
+
         logits, files = fit_network(context, model, leave_out, ranks=ranks, progress=progress)
-    if ranks.rank:
+    if ranks is not None and ranks.rank:
         return
     ids = context.sample_rows().object_id[context.unseen(leave_out)]
     if leave_out == REFIT:
@@ -86,7 +89,9 @@ def fit(
         }
     )
     storage.write_table(scores_url(context.folder, model, leave_out), table)
-    if model != "lightgbm" and ranks.world == 1:
+    if model != "lightgbm" and (ranks is None or ranks.world == 1):
+        from clusterray.engine.network_fit import forget
+
         forget(context, model, leave_out)
 
 

@@ -71,7 +71,8 @@ def _encode(
     context: FitContext, model: str, rows: SampleRows, units: Sequence[tuple[str, str]]
 ) -> None:
     cpus, gpus = cluster_shape()
-    actors = min(len(units), int(gpus) or max(1, int(cpus)))
+    wanted = int(gpus) or context.config.cluster.workers or max(1, int(cpus))
+    actors = min(len(units), wanted)
     stage = work.Stage(
         "encode",
         _Encoder,

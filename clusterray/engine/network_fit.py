@@ -19,10 +19,10 @@ from clusterray.provenance import digest
 from clusterray.pu.nnpu import NnpuRisk, nnpu_risk, odds_correction
 from clusterray.vision import anomaly, vit
 from clusterray.vision.checkpoint import Checkpoints, EpochLog
-from clusterray.vision.feeding import Windowed
 from clusterray.vision.frozen import TokenLearner
 from clusterray.vision.learner import CutoutLearner, Learner
 from clusterray.vision.prediction import predict
+from clusterray.vision.sources import Windowed
 from clusterray.vision.training import Data, Ranks, cpu_threads, run
 
 __all__ = ["checkpoints_url", "fit_network", "forget", "log_url", "risk_of", "state_url"]
@@ -70,14 +70,14 @@ def fit_network(
     model: str,
     leave_out: int,
     *,
-    ranks: Ranks,
+    ranks: Ranks | None,
     progress: Callable[[EpochLog], None] | None,
 ) -> tuple[NDArray[np.float32], Mapping[str, bytes]]:
     """Fit a network without one fold; logits of the unseen rows, and the files of the model.
 
     Every process of `ranks` gets the same.
     """
-    config = context.config
+    config, ranks = context.config, ranks or Ranks()
     settings, seed = config.network(model), context.seed(model, leave_out)
     seen, sample = context.seen(leave_out), context.sample_rows()
     device = "cuda" if torch.cuda.is_available() else "cpu"

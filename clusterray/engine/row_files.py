@@ -14,7 +14,7 @@ from clusterray import storage
 from clusterray.engine.stages import list_matrix
 from clusterray.errors import ContractError
 from clusterray.sky import shards as sky_shards
-from clusterray.vision.feeding import Arrays
+from clusterray.vision.sources import Arrays
 
 __all__ = ["Kind", "read_rows", "row_bytes", "write_tokens"]
 

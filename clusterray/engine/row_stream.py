@@ -11,7 +11,7 @@ from ray.data import ActorPoolStrategy
 
 from clusterray.engine.row_files import Kind, read_rows
 from clusterray.engine.work import unwrap
-from clusterray.vision.feeding import Arrays, Blocks, Empty, Take
+from clusterray.vision.sources import Arrays, Blocks, Empty, Take
 
 __all__ = ["RowStream"]
 

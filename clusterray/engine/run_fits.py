@@ -1,6 +1,5 @@
 """Running the fits of a training run on the cluster, side by side, and showing how they go."""
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,13 +9,12 @@ from ray.util.queue import Queue
 
 from clusterray.engine.epoch_lines import EpochLines
 from clusterray.engine.fit_context import FitContext
-from clusterray.engine.fit_schedule import FitPlan, plan_fits
-from clusterray.engine.fits import fit
+from clusterray.engine.fit_schedule import plan_fits
+from clusterray.engine.fit_task import fit_task
 from clusterray.engine.frozen_tokens import encode_sample
 from clusterray.engine.sample_rows import SampleRows, share
 from clusterray.engine.session import cluster_shape
 from clusterray.engine.work import cpu_share, unwrap
-from clusterray.engine.worker_group import fit_in_group
 
 __all__ = ["run_fits"]
 
@@ -102,26 +100,9 @@ class _Fits:
         if plan is not None:
             # The processes of a group reserve for themselves.
             cpus, gpus = (0.0, 0.0) if plan.grouped else (plan.num_cpus, plan.num_gpus)
-        return _fit.options(
+        return fit_task.options(
             num_cpus=cpus,
             num_gpus=gpus,
             max_retries=settings.max_failures,
             name=f"fit {model} without fold {leave_out}",
         ).remote(self.context, model, leave_out, self.board, plan)
-
-
-@ray.remote
-def _fit(
-    context: FitContext, model: str, leave_out: int, board: Any, plan: FitPlan | None
-) -> tuple[str, float]:
-    start = time.monotonic()
-    if plan is not None and plan.grouped:
-        fit_in_group(context, model, leave_out, plan=plan, board=board)
-    else:
-        fit(
-            context,
-            model,
-            leave_out,
-            progress=lambda log: board.put_nowait((model, leave_out, log)),
-        )
-    return model, time.monotonic() - start

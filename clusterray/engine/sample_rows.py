@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from clusterray.engine.row_files import Kind, read_rows, row_bytes
 from clusterray.engine.row_stream import RowStream
 from clusterray.engine.sample import Sample
-from clusterray.vision.feeding import Blocks, Windowed
+from clusterray.vision.sources import Blocks, Windowed
 
 __all__ = ["SampleRows", "locate", "share"]
 

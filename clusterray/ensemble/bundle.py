@@ -18,7 +18,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike
-from scipy.spatial import cKDTree
 
 from clusterray import schema, storage
 from clusterray.ensemble.duplicates import is_injected
@@ -45,6 +44,8 @@ from clusterray.errors import BundleError
 from clusterray.provenance import digest, provenance
 
 if TYPE_CHECKING:
+    from scipy.spatial import cKDTree
+
     from clusterray.ensemble.calibration import Calibrator
     from clusterray.ensemble.posterior import PosteriorEnsemble
     from clusterray.ensemble.stacking import Stacker
@@ -239,8 +240,11 @@ class Bundle:
         return _unit_vectors(self.oof.column("ra_deg"), self.oof.column("dec_deg"))
 
     @cached_property
-    def _standing(self) -> tuple[np.ndarray[Any, np.dtype[np.int64]], cKDTree]:
+    def _standing(self) -> tuple[np.ndarray[Any, np.dtype[np.int64]], "cKDTree"]:
         """Training rows that are the survey's own, and a tree of their places."""
+        # Here, for every scoring actor imports this module, and one in three needs the tree.
+        from scipy.spatial import cKDTree
+
         own = [not is_injected(name) for name in self.oof.column("object_id").to_pylist()]
         rows = np.flatnonzero(own).astype(np.int64)
         return rows, cKDTree(self._places[rows])

@@ -2,8 +2,6 @@
 
 from typing import Final
 
-import astropy.units as u
-
 from clusterray.errors import InputError
 
 __all__ = ["NJY_ZERO_POINT", "ZERO_POINT_KEYS", "to_njy"]
@@ -67,6 +65,9 @@ def _flux_factor(unit: str, pixel_area_arcsec2: float) -> float | None:
     text = unit.strip().replace("/pixel", "").replace("/pix", "")
     if text.lower().rstrip("s") in ("nanomaggy", "nanomaggie", "nmgy"):
         return _MAGGY_NJY * 1e-9
+    # Here, for everything that touches a shard imports this module, and few read a header's unit.
+    import astropy.units as u
+
     parsed = u.Unit(text, parse_strict="silent")
     if parsed.is_equivalent(u.nJy):
         return float(parsed.to(u.nJy))

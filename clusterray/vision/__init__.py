@@ -16,6 +16,7 @@ __all__ = [
     "optimisation",
     "prediction",
     "preprocess",
+    "sources",
     "torchvision_ops",
     "training",
     "trunk",

@@ -15,9 +15,10 @@ from clusterray.config import VisionSettings
 from clusterray.errors import InputError, RunError
 from clusterray.provenance import seed_for
 from clusterray.vision.checkpoint import Checkpoints, EpochLog, TrainingState
-from clusterray.vision.feeding import Ahead, Batch, Feed, Windowed
+from clusterray.vision.feeding import Ahead, Batch, Feed
 from clusterray.vision.learner import Learner
 from clusterray.vision.optimisation import learning_rate, set_rate
+from clusterray.vision.sources import Windowed
 
 __all__ = ["Data", "Loop", "Ranks", "Risk", "TrainingLog"]
 

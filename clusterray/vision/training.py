@@ -13,9 +13,9 @@ import torch
 
 from clusterray.config import VisionSettings
 from clusterray.vision.checkpoint import Checkpoints, EpochLog
-from clusterray.vision.feeding import Blocks
 from clusterray.vision.learner import CutoutLearner, Learner, check_cutouts
 from clusterray.vision.loop import Data, Loop, Ranks, Risk, TrainingLog
+from clusterray.vision.sources import Blocks
 from clusterray.vision.vit import LensViT
 
 __all__ = ["Data", "EpochLog", "Ranks", "Risk", "TrainingLog", "cpu_threads", "fit", "run"]

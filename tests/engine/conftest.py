@@ -1,12 +1,11 @@
 """A small survey taken the whole way once; every test starts from a copy or only reads it."""
 
 import os
-from collections.abc import Iterator
 
 import pytest
 import ray
 
-from clusterray.config import Config
+from clusterray.config import ClusterSettings, Config
 from tests.engine.tiny_survey import tiny_config
 
 
@@ -15,12 +14,15 @@ def _auth() -> None:
     os.environ["RAY_AUTH_MODE"] = "disabled"
 
 
+def _start_ray() -> None:
+    if not ray.is_initialized():
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+
+
 @pytest.fixture(scope="module")
-def ray_session(_auth: None) -> Iterator[None]:
-    """One local Ray for a module."""
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
-    yield
-    ray.shutdown()
+def ray_session(_auth: None) -> None:
+    """A local Ray, left running for the next module: starting one costs as much as a test."""
+    _start_ray()
 
 
 @pytest.fixture(scope="session")
@@ -33,11 +35,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory, _auth: None) -> Config:
     from clusterray.engine.train import train
 
     settings = tiny_config(tmp_path_factory.mktemp("tiny"))
-    mine = not ray.is_initialized()
-    if mine:
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
-    for step in (simulate, ingest, train, score, rank):
+    _start_ray()
+    # To draw the survey is work enough for two actors.
+    simulate(settings.model_copy(update={"cluster": ClusterSettings(workers=2)}))
+    for step in (ingest, train, score, rank):
         step(settings)
-    if mine:
-        ray.shutdown()
     return settings

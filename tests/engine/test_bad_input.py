@@ -22,7 +22,8 @@ pytestmark = pytest.mark.usefixtures("ray_session")
 
 def elsewhere(tiny: Config, root: Path, **paths: str) -> Config:
     """The same survey and bundle with scores of its own."""
-    kept = {n: getattr(tiny.paths, n) for n in ("shards", "bundle", "labels", "truth")} | paths
+    kept = {n: getattr(tiny.paths, n) for n in ("shards", "bundle", "labels")} | paths
+    kept["truth"] = ""
     return tiny_config(root, *(f"paths.{name}='{url}'" for name, url in kept.items()))
 
 
@@ -100,11 +101,11 @@ def test_a_bundle_that_a_node_cannot_fetch_is_told_with_the_node(tiny, tmp_path,
 
     def removing(*arguments, **more):
         # The driver has read it; the actors have not.
-        Path(config.paths.bundle, "vit.safetensors").unlink()
+        Path(config.paths.bundle, "lightgbm.txt").unlink()
         return opened(*arguments, **more)
 
     monkeypatch.setattr(scoring, "open_run", removing)
-    with pytest.raises(BundleError, match=r"on node \S+: bundle .*'vit\.safetensors' is missing"):
+    with pytest.raises(BundleError, match=r"on node \S+: bundle .*'lightgbm\.txt' is missing"):
         score(config)
 
 

@@ -31,7 +31,7 @@ def test_a_sound_setup_is_probed_and_predicted_and_the_run_says_what_it_came_to(
     config = elsewhere(tiny, tmp_path)
     report = doctor(config)
     assert report.exit_code == 0
-    assert [n for n, s in states(report).items() if s != "ok"] == ["GPU"]
+    assert set(states(report).values()) == {"ok"}
     told = report.outlook
     assert told is not None
     # Row groups of 6 were probed; the first of three warmed up.

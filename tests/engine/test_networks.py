@@ -1,5 +1,6 @@
 """Two networks of different kinds beside LightGBM: trained, stacked, scored."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from clusterray.config import resolve
+from clusterray.engine.doctor import doctor
+from clusterray.engine.rank import rank
 from clusterray.engine.score import score
 from clusterray.engine.train import train
 from clusterray.ensemble import bundle
@@ -14,7 +17,7 @@ from clusterray.errors import ConfigError, StorageError
 from clusterray.sky import shards
 from clusterray.vision.prediction import predict
 
-SIZE_PX, N = 64, 60
+SIZE_PX, N, PER_GROUP = 64, 60, 10
 MODELS = ("lightgbm", "vit", "cnn")
 
 
@@ -32,7 +35,7 @@ def write_survey(root):
         cutouts_nchw=pixels,
         noise_sigma=np.ones((N, 3), np.float32),
         bands=("g", "r", "i"),
-        row_group_size=20,
+        row_group_size=PER_GROUP,
     )
     (root / "survey").mkdir()
     lines = ["object_id,s", *(f"{i},1" for i in ids[: N // 2 : 3])]
@@ -62,7 +65,12 @@ def settings(root, **cnn):
                 "n_bootstrap": 20,
                 "lightgbm": {"num_iterations": 15, "min_data_in_leaf": 4},
             },
-            "score": {"micro_batch": 10, "views": 8, "keep_embedding": True},
+            "score": {
+                "micro_batch": 10,
+                "views": 8,
+                "keep_embedding": True,
+                "keep_attention": True,
+            },
         }
     )
 
@@ -81,21 +89,33 @@ def test_a_network_that_cannot_be_built_is_told_before_anything(tmp_path, cnn, e
     assert not Path(config.paths.training).exists()
 
 
-def test_a_second_network_is_trained_stacked_and_scored(ray_session, tmp_path):
-    write_survey(tmp_path)
-    config = settings(tmp_path)
+@pytest.fixture(scope="module")
+def scored(ray_session, tmp_path_factory):
+    """Trained, scored by one actor a stage, and ranked."""
+    root = tmp_path_factory.mktemp("networks")
+    write_survey(root)
+    config = settings(root)
     summary = train(config)
     assert summary.done == len(MODELS) * 3
-    made = bundle.load(config.paths.bundle)
+    assert score(config).forecast["pools"]["vit"] == 1
+    rank(config)
+    return config
+
+
+def rows_of(config):
+    table = pq.read_table(f"{config.paths.scores}/rows")
+    return {r["object_id"]: r for r in table.to_pylist()}
+
+
+def test_a_second_network_is_trained_stacked_and_scored(scored):
+    made = bundle.load(scored.paths.bundle)
     assert made.models == MODELS
     assert made.network("cnn").settings.model == "test_resnet"
     assert made.anomaly().mean.shape == (24,)
-    score(config)
-    table = pq.read_table(str(tmp_path / "scores" / "rows"))
-    rows = {r["object_id"]: r for r in table.to_pylist()}
+    rows = rows_of(scored)
     assert len(rows) == N
     fresh = [i for i, r in rows.items() if r["fold"] is None or r["fold"] < 0]
-    read = shards.read(str(tmp_path / "shards" / "made.parquet"), integers=True)
+    read = shards.read(f"{scored.paths.shards}/made.parquet", integers=True)
     place = {i: k for k, i in enumerate(read.object_id)}
     at = [place[i] for i in fresh]
     for name in ("vit", "cnn"):
@@ -103,14 +123,14 @@ def test_a_second_network_is_trained_stacked_and_scored(ray_session, tmp_path):
         expected = [
             predict(
                 made.network(name),
-                read.cutouts_nchw[k : k + 20],
-                step=read.step[k : k + 20],
-                noise_sigma=read.noise_sigma[k : k + 20],
+                read.cutouts_nchw[k : k + PER_GROUP],
+                step=read.step[k : k + PER_GROUP],
+                noise_sigma=read.noise_sigma[k : k + PER_GROUP],
                 micro_batch=10,
                 views=8,
                 threads=1,
             )
-            for k in range(0, N, 20)
+            for k in range(0, N, PER_GROUP)
         ]
         logit = np.concatenate([e.logit for e in expected])[at]
         np.testing.assert_allclose([rows[i][f"logit_{name}"] for i in fresh], logit, atol=1e-5)
@@ -118,4 +138,51 @@ def test_a_second_network_is_trained_stacked_and_scored(ray_session, tmp_path):
             embedding = np.concatenate([e.embedding for e in expected])[at]
             found = np.array([rows[i]["embedding"] for i in fresh], np.float32)
             np.testing.assert_allclose(found, embedding, rtol=2e-3, atol=1e-4)
+            anomaly = made.anomaly().score(embedding)
+            found = np.array([rows[i]["anomaly_score"] for i in fresh])
+            np.testing.assert_allclose(found, anomaly, rtol=1e-3)
     assert len({tuple(rows[i][f"logit_{m}"] for m in MODELS) for i in fresh}) == len(fresh)
+
+
+def test_training_rows_have_the_networks_out_of_fold_scores(scored):
+    oof = {r["object_id"]: r for r in bundle.load(scored.paths.bundle).oof.to_pylist()}
+    trained = [r for r in rows_of(scored).values() if (r["fold"] or 0) >= 0]
+    assert len(trained) > N / 2
+    for row in trained:
+        for name in ("fold", *(f"logit_{m}" for m in MODELS), "logit_stack"):
+            assert row[name] == oof[row["object_id"]][name]
+
+
+def test_a_run_that_was_cut_short_ends_with_the_same_bytes_whatever_workers_and_batches(
+    scored, tmp_path
+):
+    shutil.copytree(scored.paths.scores, tmp_path / "scores")
+    paths = {"scores": f"{tmp_path}/scores", "ranking": f"{tmp_path}/ranking"}
+    again = scored.model_copy(
+        update={
+            "paths": scored.paths.model_copy(update=paths),
+            "cluster": scored.cluster.model_copy(update={"workers": 2, "row_groups_per_batch": 2}),
+        }
+    )
+    outputs = sorted(Path(again.paths.scores, "rows").iterdir())
+    for path in outputs[1:]:
+        path.unlink()
+    summary = score(again)
+    assert (summary.done, summary.skipped) == (len(outputs) - 1, 1)
+    assert summary.forecast["pools"]["vit"] == 2
+    rank(again)
+    ours, theirs = (Path(c.paths.ranking, "ranking.parquet") for c in (again, scored))
+    assert ours.read_bytes() == theirs.read_bytes()
+    columns = ["embedding", "attention"]
+    ours, theirs = (
+        pq.read_table(f"{c.paths.scores}/rows", columns=columns) for c in (again, scored)
+    )
+    assert ours.equals(theirs)
+
+
+def test_without_a_gpu_the_doctor_says_where_the_networks_will_run(scored):
+    checks = {check.name: check for check in doctor(scored).checks}
+    assert (checks["GPU"].state, checks["GPU"].text) == (
+        "warning",
+        "none: the network will run on CPUs",
+    )

@@ -109,7 +109,7 @@ def test_nights_score_what_is_new_and_publish_when_complete(tiny, tmp_path):
         ("depth", "depth_mag_r", "ks"),
         ("noise", "noise_sigma_i", "psi"),
         ("colour", "annulus_0_colour_g_r", "psi"),
-        ("score", "logit_vit", "ks"),
+        ("score", "logit_lightgbm", "ks"),
         ("score", "logit_stack", "psi"),
         ("run", "reject_rate", "value"),
         ("run", "latency_hours", "value"),

@@ -66,16 +66,18 @@ def remote(tiny: Config, proxy: FaultProxy) -> Config:
 
 
 @pytest.fixture(autouse=True)
-def _calm(proxy: FaultProxy) -> Iterator[None]:
+def _calm(proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     proxy.calm()
     yield
     proxy.calm()
+    monkeypatch.undo()
+    forget_clients()
 
 
 def test_a_night_on_a_slow_and_failing_store_ends_with_the_same_ranking_and_leaves_no_secret(
     tiny, remote, proxy, s3_server
 ):
-    proxy.every(busy=9, drop=17, truncate=23)
+    proxy.every(busy=41, drop=67, truncate=97)
     proxy.bytes_per_second = 3e6
     summary = nightly(remote, now=NOW)
     assert min(proxy.faults[kind] for kind in ("503", "drop", "truncate")) > 2
@@ -122,7 +124,7 @@ def test_what_travels_to_workers_holds_no_secret(remote, s3_server):
 def test_ingest_through_faults_makes_the_same_shards(tiny, remote, proxy):
     target = "s3://survey/again/shards"
     paths = remote.paths.model_copy(update={"shards": target})
-    proxy.every(busy=7, drop=23)
+    proxy.every(busy=13, drop=23)
     summary = ingest(remote.model_copy(update={"paths": paths}))
     assert proxy.faults["503"] > 3
     proxy.calm()
@@ -169,6 +171,8 @@ def test_a_store_that_stays_busy_ends_the_run_with_the_object_named(
     remote, proxy, monkeypatch, verb
 ):
     monkeypatch.setattr(storage, "_FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(storage, "_CLIENT_ATTEMPTS", 1)
+    forget_clients()
     proxy.every(busy=1)
     with pytest.raises(StorageError, match=r"'s3://survey/tiny/.*\(6 attempts\)"):
         VERBS[verb](remote)

@@ -10,6 +10,12 @@ from clusterray.engine.session import session
 from clusterray.errors import RunError
 
 
+@pytest.fixture(autouse=True)
+def _no_ray(monkeypatch):
+    """As in a process that has joined none; the other modules' may be running."""
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+
+
 @pytest.fixture
 def closed_port() -> int:
     with socket.socket() as taken:

@@ -9,6 +9,7 @@ from clusterray import config, storage
 from clusterray.config import Config
 from clusterray.engine.rank import rank
 from clusterray.engine.score import score
+from clusterray.engine.session import session
 from clusterray.engine.train import train
 from clusterray.sky import shards
 
@@ -26,6 +27,7 @@ _SETTINGS = (
     "vision.image_size_px=32",
     "vision.epochs=1",
     "score.micro_batch=10",
+    "cluster.workers=1",
     "rank.report_top=1",
     "rank.unlike_top=1",
 )
@@ -93,8 +95,9 @@ def make(
         labels = [f"{name},1,drill,2026-01-01" for name in known]
         text = "\n".join(["object_id,s,source,date", *labels, ""])
         storage.write_bytes(settings.paths.labels, text.encode())
-        for step in (train, score, rank):
-            step(settings)
+        with session(settings.cluster):
+            for step in (train, score, rank):
+                step(settings)
     return survey
 
 

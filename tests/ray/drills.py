@@ -67,7 +67,7 @@ class Run:
         """Start `clusterray score`, for the first time or once more."""
         return drivers.start(
             "score",
-            self.survey.overrides(self.out, "cluster.workers=1"),
+            self.survey.overrides(self.out),
             address=address,
             log=self.out.parent / f"{self.out.name}.log",
             no_progress_seconds=no_progress_seconds,

@@ -95,7 +95,7 @@ def test_a_run_brings_workers_and_they_go_when_it_is_done(
     survey: DrillSurvey, autoscaled: Head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    config = survey.config(tmp_path, "cluster.expected_cpus=2", "cluster.workers=1")
+    config = survey.config(tmp_path, "cluster.expected_cpus=2")
     with session(ClusterSettings(address=autoscaled.address)):
         assert (cluster_shape(), workers()) == ((0.0, 0.0), [])
         assert score(config).done == survey.groups

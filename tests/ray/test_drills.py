@@ -28,6 +28,7 @@ def test_a_lost_node_is_survived(survey, running, tmp_path):
     assert outcome.hit and outcome.exit == 0
 
 
+@pytest.mark.slow
 def test_an_output_disk_that_fills_up_is_told_and_the_rest_scored_later(survey, running, tmp_path):
     try:
         outcome = scarcity.full_disk(0, running, survey, folder=tmp_path)

@@ -40,7 +40,7 @@ def place(survey: DrillSurvey, tmp_path: Path) -> Path:
     for name in ("clusterray", "jobs", "tuning"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     # One dotted key a line is TOML.
-    lines = survey.overrides(tmp_path / "out", "cluster.workers=1")
+    lines = survey.overrides(tmp_path / "out")
     (tmp_path / "run.toml").write_text("\n".join(lines))
     return tmp_path
 

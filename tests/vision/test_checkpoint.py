@@ -6,8 +6,8 @@ import torch
 
 from clusterray.errors import InputError
 from clusterray.vision import checkpoint, loop, training
-from clusterray.vision.feeding import Blocks
 from clusterray.vision.learner import CutoutLearner
+from clusterray.vision.sources import Blocks
 from tests.vision.test_training import batches_of, cross_entropy
 from tests.vision.vision_nets import OPTIONS, cutouts, tiny, tiny_settings
 

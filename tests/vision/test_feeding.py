@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clusterray.vision.augment import augment_rows, row_uniforms
-from clusterray.vision.feeding import Blocks, Feed
+from clusterray.vision.feeding import Feed
+from clusterray.vision.sources import Blocks
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=6), st.randoms())

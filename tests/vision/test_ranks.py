@@ -11,8 +11,8 @@ from torch import distributed
 from clusterray.pu.nnpu import nnpu_risk, two_stream_batches
 from clusterray.vision import training
 from clusterray.vision.checkpoint import Checkpoints
-from clusterray.vision.feeding import Blocks
 from clusterray.vision.learner import CutoutLearner
+from clusterray.vision.sources import Blocks
 from tests.vision.vision_nets import cutouts, tiny, tiny_settings
 
 N, BATCH = 40, 9

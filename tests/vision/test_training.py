@@ -8,9 +8,9 @@ from torch.nn import functional
 from clusterray.errors import InputError, RunError
 from clusterray.vision import prediction, training
 from clusterray.vision.checkpoint import Checkpoints
-from clusterray.vision.feeding import Blocks
 from clusterray.vision.learner import CutoutLearner
 from clusterray.vision.loop import Loop
+from clusterray.vision.sources import Blocks
 from tests.vision.vision_nets import SIZE_PX, cutouts, tiny, tiny_settings
 
 
