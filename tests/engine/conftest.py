@@ -6,6 +6,7 @@ import pytest
 import ray
 
 from clusterray.config import ClusterSettings, Config
+from tests.engine import network_survey
 from tests.engine.tiny_survey import tiny_config
 
 
@@ -41,3 +42,19 @@ def tiny(tmp_path_factory: pytest.TempPathFactory, _auth: None) -> Config:
     for step in (ingest, train, score, rank):
         step(settings)
     return settings
+
+
+@pytest.fixture(scope="session")
+def networks(tmp_path_factory: pytest.TempPathFactory, _auth: None) -> Config:
+    """Two networks and LightGBM trained, scored by one actor a stage, and ranked; read it."""
+    from clusterray.engine.rank import rank
+    from clusterray.engine.score import score
+    from clusterray.engine.train import train
+
+    root = tmp_path_factory.mktemp("networks")
+    network_survey.write_survey(root)
+    config = network_survey.settings(root)
+    _start_ray()
+    for step in (train, score, rank):
+        step(config)
+    return config

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from clusterray.config import resolve
+from clusterray import storage
 from clusterray.engine.doctor import doctor
 from clusterray.engine.rank import rank
 from clusterray.engine.score import score
@@ -16,63 +16,7 @@ from clusterray.ensemble import bundle
 from clusterray.errors import ConfigError, StorageError
 from clusterray.sky import shards
 from clusterray.vision.prediction import predict
-
-SIZE_PX, N, PER_GROUP = 64, 60, 10
-MODELS = ("lightgbm", "vit", "cnn")
-
-
-def write_survey(root):
-    rng = np.random.default_rng(2)
-    pixels = rng.normal(0, 1, (N, 3, SIZE_PX, SIZE_PX)).astype(np.float32)
-    y, x = np.mgrid[:SIZE_PX, :SIZE_PX] - SIZE_PX / 2
-    pixels[::3] += (4 * np.exp(-(x**2 + y**2) / 60)).astype(np.float32)
-    ids = [f"c{i:03d}" for i in range(N)]
-    shards.write(
-        str(root / "shards" / "made.parquet"),
-        object_id=ids,
-        ra_deg=rng.uniform(150, 152, N),
-        dec_deg=rng.uniform(1, 3, N),
-        cutouts_nchw=pixels,
-        noise_sigma=np.ones((N, 3), np.float32),
-        bands=("g", "r", "i"),
-        row_group_size=PER_GROUP,
-    )
-    (root / "survey").mkdir()
-    lines = ["object_id,s", *(f"{i},1" for i in ids[: N // 2 : 3])]
-    (root / "survey" / "labels.csv").write_text("\n".join(lines) + "\n")
-
-
-def settings(root, **cnn):
-    return resolve(
-        {
-            "seed": 4,
-            "survey": {"bands": ["g", "r", "i"], "size_px": SIZE_PX},
-            "paths": {"root": str(root)},
-            "vision": {
-                "model": "vit_tiny_patch16_224",
-                "model_options": {"depth": 1, "embed_dim": 24, "num_heads": 2},
-                "image_size_px": 64,
-                "epochs": 1,
-                "batch_size": 16,
-                "positives_per_batch": 4,
-            },
-            "networks": {"cnn": {"model": "test_resnet", "model_options": {}, **cnn}},
-            "train": {
-                "models": list(MODELS),
-                "n_folds": 2,
-                "prior_fallback": 0.3,
-                "nside": 512,
-                "n_bootstrap": 20,
-                "lightgbm": {"num_iterations": 15, "min_data_in_leaf": 4},
-            },
-            "score": {
-                "micro_batch": 10,
-                "views": 8,
-                "keep_embedding": True,
-                "keep_attention": True,
-            },
-        }
-    )
+from tests.engine.network_survey import MODELS, PER_GROUP, N, settings
 
 
 @pytest.mark.parametrize(
@@ -89,33 +33,26 @@ def test_a_network_that_cannot_be_built_is_told_before_anything(tmp_path, cnn, e
     assert not Path(config.paths.training).exists()
 
 
-@pytest.fixture(scope="module")
-def scored(ray_session, tmp_path_factory):
-    """Trained, scored by one actor a stage, and ranked."""
-    root = tmp_path_factory.mktemp("networks")
-    write_survey(root)
-    config = settings(root)
-    summary = train(config)
-    assert summary.done == len(MODELS) * 3
-    assert score(config).forecast["pools"]["vit"] == 1
-    rank(config)
-    return config
-
-
 def rows_of(config):
     table = pq.read_table(f"{config.paths.scores}/rows")
     return {r["object_id"]: r for r in table.to_pylist()}
 
 
-def test_a_second_network_is_trained_stacked_and_scored(scored):
-    made = bundle.load(scored.paths.bundle)
+def test_a_second_network_is_trained_stacked_and_scored(networks):
+    done = {
+        n: storage.read_json(f"{networks.paths.root}/{n}/summary.json")
+        for n in ("training", "scores")
+    }
+    assert done["training"]["done"] == len(MODELS) * 3
+    assert done["scores"]["forecast"]["pools"]["vit"] == 1
+    made = bundle.load(networks.paths.bundle)
     assert made.models == MODELS
     assert made.network("cnn").settings.model == "test_resnet"
     assert made.anomaly().mean.shape == (24,)
-    rows = rows_of(scored)
+    rows = rows_of(networks)
     assert len(rows) == N
     fresh = [i for i, r in rows.items() if r["fold"] is None or r["fold"] < 0]
-    read = shards.read(f"{scored.paths.shards}/made.parquet", integers=True)
+    read = shards.read(f"{networks.paths.shards}/made.parquet", integers=True)
     place = {i: k for k, i in enumerate(read.object_id)}
     at = [place[i] for i in fresh]
     for name in ("vit", "cnn"):
@@ -144,9 +81,9 @@ def test_a_second_network_is_trained_stacked_and_scored(scored):
     assert len({tuple(rows[i][f"logit_{m}"] for m in MODELS) for i in fresh}) == len(fresh)
 
 
-def test_training_rows_have_the_networks_out_of_fold_scores(scored):
-    oof = {r["object_id"]: r for r in bundle.load(scored.paths.bundle).oof.to_pylist()}
-    trained = [r for r in rows_of(scored).values() if (r["fold"] or 0) >= 0]
+def test_training_rows_have_the_networks_out_of_fold_scores(networks):
+    oof = {r["object_id"]: r for r in bundle.load(networks.paths.bundle).oof.to_pylist()}
+    trained = [r for r in rows_of(networks).values() if (r["fold"] or 0) >= 0]
     assert len(trained) > N / 2
     for row in trained:
         for name in ("fold", *(f"logit_{m}" for m in MODELS), "logit_stack"):
@@ -154,14 +91,16 @@ def test_training_rows_have_the_networks_out_of_fold_scores(scored):
 
 
 def test_a_run_that_was_cut_short_ends_with_the_same_bytes_whatever_workers_and_batches(
-    scored, tmp_path
+    networks, tmp_path
 ):
-    shutil.copytree(scored.paths.scores, tmp_path / "scores")
+    shutil.copytree(networks.paths.scores, tmp_path / "scores")
     paths = {"scores": f"{tmp_path}/scores", "ranking": f"{tmp_path}/ranking"}
-    again = scored.model_copy(
+    again = networks.model_copy(
         update={
-            "paths": scored.paths.model_copy(update=paths),
-            "cluster": scored.cluster.model_copy(update={"workers": 2, "row_groups_per_batch": 2}),
+            "paths": networks.paths.model_copy(update=paths),
+            "cluster": networks.cluster.model_copy(
+                update={"workers": 2, "row_groups_per_batch": 2}
+            ),
         }
     )
     outputs = sorted(Path(again.paths.scores, "rows").iterdir())
@@ -171,17 +110,17 @@ def test_a_run_that_was_cut_short_ends_with_the_same_bytes_whatever_workers_and_
     assert (summary.done, summary.skipped) == (len(outputs) - 1, 1)
     assert summary.forecast["pools"]["vit"] == 2
     rank(again)
-    ours, theirs = (Path(c.paths.ranking, "ranking.parquet") for c in (again, scored))
+    ours, theirs = (Path(c.paths.ranking, "ranking.parquet") for c in (again, networks))
     assert ours.read_bytes() == theirs.read_bytes()
     columns = ["embedding", "attention"]
     ours, theirs = (
-        pq.read_table(f"{c.paths.scores}/rows", columns=columns) for c in (again, scored)
+        pq.read_table(f"{c.paths.scores}/rows", columns=columns) for c in (again, networks)
     )
     assert ours.equals(theirs)
 
 
-def test_without_a_gpu_the_doctor_says_where_the_networks_will_run(scored):
-    checks = {check.name: check for check in doctor(scored).checks}
+def test_without_a_gpu_the_doctor_says_where_the_networks_will_run(networks):
+    checks = {check.name: check for check in doctor(networks).checks}
     assert (checks["GPU"].state, checks["GPU"].text) == (
         "warning",
         "none: the network will run on CPUs",

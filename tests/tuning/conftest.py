@@ -20,6 +20,8 @@ def cluster() -> Iterator[None]:
         # Workers import the tree that is tested, wherever pytest was started.
         paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
         patch.setenv("PYTHONPATH", os.pathsep.join(p for p in paths if p))
+        # Another folder's may be running, and its workers have another path.
+        ray.shutdown()
         ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
         yield
         ray.shutdown()
