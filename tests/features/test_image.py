@@ -265,9 +265,12 @@ def test_turned_and_flipped_images_permute_patches_and_keep_annuli(move, seed, s
         if kind == "patch":
             row, column = moved_to(int(rest[0]), int(rest[1]))
             name = "_".join(["patch", str(row), str(column), *rest[2:]])
-        # Share of edge pixels may move by one where the gradient lies on the threshold.
+        # Share of edge pixels may move by one where the gradient lies on the threshold; a deviation
+        # of few pixels far below their mean is what is left between two large squares.
         counted = ("_edges_", "_residual_", "_extended_")
         atol = 0.02 if any(word in name for word in counted) else 1e-4
+        if kind == "annulus" and "std" in rest:
+            atol = 5e-3
         np.testing.assert_allclose(after[name], values, rtol=1e-4, atol=atol, err_msg=name)
 
 

@@ -31,7 +31,8 @@ def compiled(
 ) -> Callable[[Any], Any]:
     """Compile a function with numba at its first call, and keep the machine code on disk.
 
-    Only an `entry` can be called from Python: to make that possible takes time too.
+    Only an `entry` can be called from Python: to make that possible takes time too. What calls a
+    function with `fastmath` must have it as well, up to the entry.
     """
 
     def wrap(function: Any) -> Any:
@@ -42,6 +43,9 @@ def compiled(
         options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
         options |= {"fastmath": set(fastmath), "no_cfunc_wrapper": True}
         options["no_cpython_wrapper"] = not entry
+        # Else the process that compiles an entry may call another version of such a function than
+        # those that load the entry from disk, and the last bits of a feature would differ.
+        options["forceinline"] = bool(fastmath) and not entry
         try:
             return numba.njit(cache=True, **options)(function)
         except RuntimeError:

@@ -12,7 +12,7 @@ from clusterray.features.kernels.annuli import (
     fold_moments,
     fold_products,
 )
-from clusterray.features.kernels.compilation import compiled
+from clusterray.features.kernels.compilation import RESUMMED, compiled
 from clusterray.features.kernels.levels import fill_levels
 from clusterray.features.kernels.median import KEY_PADDING, patch_median
 from clusterray.features.kernels.patches import (
@@ -86,7 +86,7 @@ def measure(pixels, step, noise, k, layout, limits, patch, pair, ring, ring_pair
             _residual(planes, complete, layout, limits, moments, spare, quarters, residual[i])
 
 
-@compiled()
+@compiled(RESUMMED)
 def _patches(stored, scaled, usable, whole, layout, limits, levels, keys, out):
     rows, columns = layout[0], layout[1]
     grid = len(columns) - 1
@@ -101,7 +101,7 @@ def _patches(stored, scaled, usable, whole, layout, limits, levels, keys, out):
         patch_edge_share(scaled, usable, whole, limits[0], top, bottom, columns, scratch, o[6])
 
 
-@compiled()
+@compiled(RESUMMED)
 def _annuli(scaled, usable, whole, layout, limits, quarters, out):
     _count(usable, usable, whole, layout, quarters[0], out[0])
     fold_moments(scaled, limits[1], quarters)
@@ -109,7 +109,7 @@ def _annuli(scaled, usable, whole, layout, limits, quarters, out):
         annulus_sums(quarters[k], layout, out[1 + k])
 
 
-@compiled()
+@compiled(RESUMMED)
 def _count(usable, other, complete, layout, quarter, out):
     if complete:
         for annulus in range(len(out)):
@@ -118,13 +118,13 @@ def _count(usable, other, complete, layout, quarter, out):
         _products(usable, other, layout, quarter, out)
 
 
-@compiled()
+@compiled(RESUMMED)
 def _products(one, other, layout, quarter, out):
     fold_products(one, other, quarter)
     annulus_sums(quarter, layout, out)
 
 
-@compiled()
+@compiled(RESUMMED)
 def _pairs(scaled, p, q, b, complete, layout, quarter, sums):
     """Means over the pixels usable in both bands: those of the bands where all pixels are."""
     rows, columns, annuli = layout[0], layout[1], layout[2]
@@ -148,7 +148,7 @@ def _pairs(scaled, p, q, b, complete, layout, quarter, sums):
     _products(p, other, annuli, quarter, ring_pair[b, 2])
 
 
-@compiled()
+@compiled(RESUMMED)
 def _residual(planes, complete, layout, limits, moments, spare, quarters, out):
     """Bright pixels and aligned edges of what is bluer than the centre."""
     blue, red, p, q = planes
