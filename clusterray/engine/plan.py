@@ -106,7 +106,7 @@ def plan_pools(
     total = sum(weights.values())
     cores = max(1.0, cpus * 7 / 8)
     size = {name: max(1, int(cores * w / total)) for name, w in weights.items()}
-    size["finish"] = ceil(2 * cores * weights["finish"] / total)
+    size["finish"] = max(1, ceil(2 * cores * weights["finish"] / total))
     if on_gpu:
         size["vit"] = actors_per_gpu * int(gpus)
     if workers:
