@@ -17,6 +17,8 @@ __all__ = ["Ahead", "Batch", "Feed"]
 
 _SHARE_OF_DEVICE = 0.5
 _AHEAD = 2
+Taken = Iterator[tuple[NDArray[np.int64], tuple[torch.Tensor, ...]]]
+Prepare = Callable[[NDArray[np.int64], tuple[torch.Tensor, ...]], torch.Tensor | None]
 
 
 class Feed:
@@ -52,9 +54,7 @@ class Feed:
         self.resident = tuple(whole)
         self._place = torch.from_numpy(source.place.astype(np.int64)).to(self.device)
 
-    def __call__(
-        self, windows: Sequence[Sequence[NDArray[np.int64]]]
-    ) -> Iterator[tuple[NDArray[np.int64], tuple[torch.Tensor, ...]]]:
+    def __call__(self, windows: Sequence[Sequence[NDArray[np.int64]]]) -> Taken:
         """Go through the batches of each window: their rows, and those rows' tensors."""
         if self.resident is not None and self._place is not None:
             for rows in (r for window in windows for r in window):
@@ -74,9 +74,7 @@ class Feed:
             for rows in window:
                 yield rows, take(rows, empty)
 
-    def _copied_ahead(
-        self, taken: Iterator[tuple[NDArray[np.int64], Arrays]]
-    ) -> Iterator[tuple[NDArray[np.int64], tuple[torch.Tensor, ...]]]:
+    def _copied_ahead(self, taken: Iterator[tuple[NDArray[np.int64], Arrays]]) -> Taken:
         stream = torch.cuda.Stream(self.device)
 
         def following() -> Any:
@@ -120,48 +118,49 @@ class Ahead:
     Parameters
     ----------
     prepare : makes the network's input of rows and arrays, or None where it is to be made later.
-    device : of both. On a CPU nothing is done ahead.
+    device : of both.
+    threaded : None does nothing ahead on a CPU, where the network has all cores.
     """
 
     def __init__(
-        self,
-        prepare: Callable[[NDArray[np.int64], tuple[torch.Tensor, ...]], torch.Tensor | None],
-        device: torch.device,
+        self, prepare: Prepare, device: torch.device, *, threaded: bool | None = None
     ) -> None:
         self.prepare, self.device = prepare, device
-        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        on_gpu = device.type == "cuda"
+        self.threaded = on_gpu if threaded is None else threaded
+        self.stream = torch.cuda.Stream(device) if on_gpu else None
         self._thread = ThreadPoolExecutor(1)
-        self._batches: Iterator[tuple[NDArray[np.int64], tuple[torch.Tensor, ...]]] = iter(())
-        self._coming: Future[tuple[Batch, torch.cuda.Event] | None] | None = None
+        self._batches: Taken = iter(())
+        self._coming: Future[tuple[Batch, torch.cuda.Event | None] | None] | None = None
 
-    def begin(self, batches: Iterator[tuple[NDArray[np.int64], tuple[torch.Tensor, ...]]]) -> None:
-        """Go on with rows and arrays from a `Feed`."""
+    def begin(self, batches: Taken) -> None:
+        """Go on with rows and arrays from a `Feed`, whatever is left of another."""
         if self.stream is not None:
             # A source that was put on the device was put there in the main stream.
             self.stream.wait_stream(torch.cuda.current_stream(self.device))
-        self._batches = batches
+        self._batches, self._coming = batches, None
 
     def look(self) -> None:
         """Begin with the next batch, if that is of use now."""
-        if self.stream is not None and self._coming is None:
-            self._coming = self._thread.submit(self._made, self.stream)
+        if self.threaded and self._coming is None:
+            self._coming = self._thread.submit(self._made, self._batches)
 
-    def _made(self, stream: torch.cuda.Stream) -> tuple[Batch, torch.cuda.Event] | None:
-        with torch.cuda.stream(stream):
-            found = next(self._batches, None)
+    def _made(self, batches: Taken) -> tuple[Batch, torch.cuda.Event | None] | None:
+        with torch.cuda.stream(self.stream):  # None changes nothing.
+            found = next(batches, None)
             if found is None:
                 return None
             batch = Batch(*found)
             # Without the room it is made once the batch before is done with.
             with suppress(torch.OutOfMemoryError):
                 batch.inputs = self.prepare(*found)
-            done = torch.cuda.Event()
-            done.record(stream)
-        return batch, done
+            if self.stream is None:
+                return batch, None
+            return batch, self.stream.record_event()
 
     def take(self) -> Batch | None:
         """The next batch; None after the last."""
-        if self.stream is None:
+        if not self.threaded:
             found = next(self._batches, None)
             return None if found is None else Batch(*found)
         self.look()
@@ -170,11 +169,12 @@ class Ahead:
         if made is None:
             return None
         batch, done = made
-        main = torch.cuda.current_stream(self.device)
-        main.wait_event(done)
-        for tensor in (*batch.arrays, batch.inputs):
-            if tensor is not None:
-                tensor.record_stream(main)
+        if done is not None:
+            main = torch.cuda.current_stream(self.device)
+            main.wait_event(done)
+            for tensor in (*batch.arrays, batch.inputs):
+                if tensor is not None:
+                    tensor.record_stream(main)
         return batch
 
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clusterray.vision.augment import augment_rows, row_uniforms
-from clusterray.vision.feeding import Feed
+from clusterray.vision.feeding import Ahead, Feed
 from clusterray.vision.sources import Blocks
 
 
@@ -50,6 +50,26 @@ def test_batches_arrive_in_order():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_batches_arrive_in_order_on_a_gpu_whole_or_copied_ahead():
     feed_all("cuda")
+
+
+@pytest.mark.parametrize("threaded", [True, False])
+def test_batches_prepared_ahead_are_those_of_their_own_epoch(threaded):
+    values = np.arange(12, dtype=np.float32)
+    feed = Feed(Blocks([(values,)], np.arange(12)), torch.device("cpu"))
+    ahead = Ahead(lambda rows, arrays: arrays[0] + 100, torch.device("cpu"), threaded=threaded)
+    for epoch in range(3):
+        plan = [np.array([epoch, 5]), np.array([7, epoch])]
+        ahead.begin(feed([plan]))
+        for rows in plan:
+            batch = ahead.take()
+            ahead.look()
+            assert batch.rows.tolist() == rows.tolist()
+            if threaded:
+                assert batch.inputs.tolist() == (values[rows] + 100).tolist()
+            else:
+                assert batch.inputs is None
+        if epoch == 1:
+            assert ahead.take() is None
 
 
 def test_an_augmented_cutout_depends_on_its_own_seed_alone():
