@@ -93,55 +93,59 @@ def nnpu_risk(
     n_positive, n_unlabelled, n_negative = counts
     share = negative_weight * n_negative / (n_unlabelled + negative_weight * n_negative)
     scale = (1.0 - target) / (1.0 - prior)
-    as_negative = whole.new_tensor([0.0, -prior / n_positive, 1.0 / n_unlabelled, 0.0])
-    known = whole.new_tensor([0.0, 0.0, 0.0, (1.0 - prior) / max(n_negative, 1.0)])
-    as_positive = whole.new_tensor([target / n_positive, 0.0, 0.0, 0.0])
-    negative = as_negative @ whole
+    # Of the sums of a batch, in the order of `_batch`.
+    as_negative = np.array([0.0, -prior / n_positive, 1.0 / n_unlabelled, 0.0])
+    known = np.array([0.0, 0.0, 0.0, (1.0 - prior) / max(n_negative, 1.0)])
+    as_positive = np.array([target / n_positive, 0.0, 0.0, 0.0])
+    negative = float(as_negative @ whole)
     # Where the rule fires, known negatives have no part in the step: it only undoes overfitting.
     if negative < -beta:
         weights = -gamma * scale * as_negative
     else:
         weights = as_positive + scale * ((1.0 - share) * as_negative + share * known)
-    part = n_ranks * (weights @ sums)
-    floored = (1.0 - share) * negative.clamp(min=-beta) + share * (known @ whole)
+    part = n_ranks * sum(w * s for w, s in zip(weights.tolist(), sums.unbind(), strict=True))
+    floored = (1.0 - share) * max(negative, -beta) + share * float(known @ whole)
     return NnpuRisk(
-        objective=part + (weights @ whole - part).detach(),
-        risk=as_positive @ whole + scale * floored,
+        objective=part - part.detach() + float(weights @ whole),
+        risk=torch.full_like(sums[0].detach(), float(as_positive @ whole) + scale * floored),
     )
 
 
 def _batch(
     logits: Tensor, labels: Tensor, ell: Callable[[Tensor], Tensor], group: ProcessGroup | None
-) -> tuple[Tensor, Tensor, list[float], int]:
+) -> tuple[Tensor, NDArray[np.float64], list[float], int]:
     """Sums of ℓ(f) and ℓ(−f) over lenses, ℓ(−f) over unlabelled and over known non-lenses.
 
-    Here (with gradients) and over all processes; counts of the three kinds, and of processes.
+    Here (with gradients) and over all processes; counts of the three kinds, and of processes. A
+    GPU is waited for once.
     """
     if logits.ndim != 1 or logits.shape != labels.shape:
         raise InputError(
             f"logits {tuple(logits.shape)} and labels {tuple(labels.shape)}: expected (n,) both"
         )
-    streams = logits[labels == 1], logits[labels == 0], logits[labels == -1]
-    if sum(len(x) for x in streams) != len(logits):
-        raise InputError("labels other than 1 (known lens), 0 (unlabelled), −1 (known non-lens)")
-    positive, unlabelled, negative = streams
+    positive, unlabelled, negative = labels == 1, labels == 0, labels == -1
+    kinds = torch.stack([positive, positive, unlabelled, negative])
     # Half precision would lose the small difference N of two large sums.
-    margins = (positive, -positive, -unlabelled, -negative)
-    precise = torch.promote_types(logits.dtype, torch.float32)
-    sums = torch.stack([ell(margin.to(precise)).sum() for margin in margins])
-    whole = torch.cat([sums.detach(), sums.new_tensor([float(len(x)) for x in streams])])
+    precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    up, down = ell(precise), ell(-precise)
+    sums = torch.where(kinds, torch.stack([up, down, down, down]), 0.0).sum(1)
+    counted = torch.cat([kinds[1:], ~kinds.any(0, keepdim=True)]).sum(1)
+    whole = torch.cat([sums.detach(), counted.to(sums)])
     n_ranks = 1
     if group is not None:
         distributed.all_reduce(whole, group=group)
         n_ranks = distributed.get_world_size(group)
-    counts = [float(c) for c in whole[4:]]
+    found = whole.tolist()
+    values, counts, foreign = np.array(found[:4]), found[4:7], found[7]
+    if foreign:
+        raise InputError("labels other than 1 (known lens), 0 (unlabelled), −1 (known non-lens)")
     if not (counts[0] and counts[1]):
         raise InputError(
             f"a batch of {int(sum(counts))} rows holds {int(counts[0])} known lenses and "
             f"{int(counts[1])} unlabelled rows; nnPU needs both in every batch: draw it with "
             "two_stream_batches"
         )
-    return sums, whole[:4], counts, n_ranks
+    return sums, values, counts, n_ranks
 
 
 def odds_correction(

@@ -1,6 +1,7 @@
 """The loop of a fit: epochs, steps, early stopping, memory that runs out, losses that are NaN."""
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -88,6 +89,34 @@ class Ranks:
         return rows[self.rank :: self.world]
 
 
+@dataclass(frozen=True)
+class _Verdict:
+    """Whether a step was finite, on its way to the host.
+
+    On a GPU it is read one step later: Python, which launches kernels as slowly as the GPU works
+    them off, would wait for nothing else.
+    """
+
+    batch: int
+    finite: torch.Tensor
+    """Of each row's logit."""
+    fine: torch.Tensor
+    arrived: torch.cuda.Event | None
+
+    @classmethod
+    def of(cls, batch: int, finite: torch.Tensor, fine: torch.Tensor) -> "_Verdict":
+        if not fine.is_cuda:
+            return cls(batch, finite, fine, None)
+        host = torch.empty((), dtype=torch.bool, pin_memory=True)
+        host.copy_(fine, non_blocking=True)
+        return cls(batch, finite, host, torch.cuda.current_stream(fine.device).record_event())
+
+    def __bool__(self) -> bool:
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        return bool(self.fine)
+
+
 class Loop:
     """A fit under way; see `training.run` for what its parts are."""
 
@@ -117,7 +146,7 @@ class Loop:
         keys = [seed_for(seed, purpose="augmentation", row=name) for name in names]
         self.row_keys = np.array(keys, np.uint64)
         self.seeds = self.row_keys
-        self.finite = torch.empty(0, dtype=torch.bool)
+        self.verdicts: deque[_Verdict] = deque()
         self.saved, self.saving = 0.0, 0.0
 
     def _resume(self) -> None:
@@ -191,11 +220,14 @@ class Loop:
             batch = self.ahead.take()
             assert batch is not None
             loss = self._attempt(epoch, i, batch)
-            if loss is None:
-                self.learner.model.load_state_dict(good)
-                self.learner.model.eval()
-                raise RunError(self._not_finite(epoch, i, batches[i]))
             sums += torch.stack([loss.objective.detach(), loss.risk.detach()]).double()
+            late = 1 if self.device.type == "cuda" and i < len(batches) - 1 else 0
+            while len(self.verdicts) > late:
+                verdict = self.verdicts.popleft()
+                if not verdict:
+                    self.learner.model.load_state_dict(good)
+                    self.learner.model.eval()
+                    raise RunError(self._not_finite(epoch, verdict, batches[verdict.batch]))
         objective, mean_risk = (sums / len(batches)).tolist()
         # Before that the rate is high, and the least risk is that of weights that hardly learnt.
         criterion = self._criterion() if epoch >= self.settings.epochs // 2 else None
@@ -205,8 +237,8 @@ class Loop:
         self.state.history.append(log)
         self.state.keep_if_best()
 
-    def _attempt(self, epoch: int, number: int, batch: Batch) -> Risk | None:
-        """One step; None, and no step, where loss or gradient is not finite."""
+    def _attempt(self, epoch: int, number: int, batch: Batch) -> Risk:
+        """One step, in halves where memory runs out."""
         try:
             return self._step(epoch, number, batch)
         except torch.OutOfMemoryError as error:
@@ -236,23 +268,28 @@ class Loop:
         self.state.parts = 2
         self.state.notes.append("memory ran out: batches go through the network in halves")
 
-    def _step(self, epoch: int, number: int, batch: Batch) -> Risk | None:
+    def _step(self, epoch: int, number: int, batch: Batch) -> Risk:
         optimizer, model = self.state.optimizer, self.learner.model
         optimizer.zero_grad()
         dropout = seed_for(self.seed, purpose="dropout", epoch=epoch, batch=number,
                            rank=self.ranks.rank)  # fmt: skip
-        loss = self._backward(batch, dropout)
+        loss, finite = self._backward(batch, dropout)
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), _MAX_GRADIENT_NORM)
-        if not bool(torch.isfinite(loss.objective.detach()) & torch.isfinite(norm)):
-            return None
+        fine = torch.isfinite(loss.objective.detach()) & torch.isfinite(norm)
+        self.verdicts.append(_Verdict.of(number, finite, fine))
         optimizer.step()
         self.state.steps += 1
         self.state.average.update(model, step=self.state.steps)
         return loss
 
-    def _backward(self, batch: Batch, dropout: int) -> Risk:
-        """Gradients of the whole batch's objective, in as many parts as memory asks for."""
-        target = self.labels[torch.from_numpy(batch.rows).to(self.device)]
+    def _backward(self, batch: Batch, dropout: int) -> tuple[Risk, torch.Tensor]:
+        """Gradients of the whole batch's objective, in as many parts as memory asks for.
+
+        Returns
+        -------
+        The risk, and which rows' logits are finite.
+        """
+        target = self.labels[torch.from_numpy(batch.rows).to(self.device, non_blocking=True)]
         if self.state.parts == 1:
             torch.manual_seed(dropout)
             inputs = batch.inputs
@@ -260,10 +297,9 @@ class Loop:
                 inputs = self._prepare(batch.rows, batch.arrays)
             logits = self._logits(inputs)
             self.ahead.look()
-            self.finite = torch.isfinite(logits.detach())
             loss = self.risk(logits, target)
             loss.objective.backward()
-            return loss
+            return loss, torch.isfinite(logits.detach())
         cuts = np.array_split(np.arange(len(batch.rows)), self.state.parts)
         parts = [slice(int(c[0]), int(c[-1]) + 1) for c in cuts if len(c)]
 
@@ -275,7 +311,6 @@ class Loop:
 
         with torch.no_grad():
             logits = torch.cat([logits_of(k) for k in range(len(parts))])
-        self.finite = torch.isfinite(logits)
         loss = self.risk(logits.requires_grad_(), target)
         loss.objective.backward()
         assert logits.grad is not None
@@ -283,7 +318,7 @@ class Loop:
             last = k == len(parts) - 1
             with self.forward.no_sync() if self.ranks.world > 1 and not last else nullcontext():
                 logits_of(k).backward(logits.grad[part])
-        return loss
+        return loss, torch.isfinite(logits.detach())
 
     def _prepare(self, rows: Rows, arrays: tuple[torch.Tensor, ...]) -> torch.Tensor:
         return self.learner.prepare(arrays, self.seeds[rows])
@@ -313,18 +348,18 @@ class Loop:
         found = torch.cat(logits) if logits else torch.zeros(0, device=self.device)
         return float(self.risk(found, target).risk)
 
-    def _not_finite(self, epoch: int, batch: int, rows: Rows) -> str:
+    def _not_finite(self, epoch: int, verdict: _Verdict, rows: Rows) -> str:
         n_good = len(self.state.history)
         kept = f"the weights after epoch {n_good - 1}" if n_good else "the weights it began with"
         names = self.data.names
-        worst = self.ranks.part(rows)[~self.finite.cpu().numpy()]
+        worst = self.ranks.part(rows)[~verdict.finite.cpu().numpy()]
         rows = worst if len(worst) else rows
         called = rows if names is None else [names[k] for k in rows]
         word = "rows" if names is None else "objects"
         shown = ", ".join(map(str, called[:5]))
         return (
             f"training stopped: the objective or its gradient is not finite (NaN) in epoch "
-            f"{epoch}, batch {batch} ({word} {shown}, …); the model keeps {kept}: lower "
+            f"{epoch}, batch {verdict.batch} ({word} {shown}, …); the model keeps {kept}: lower "
             "vision.learning_rate, or look at these cutouts"
         )
 
