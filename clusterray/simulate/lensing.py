@@ -9,10 +9,10 @@ from typing import Any, Final
 
 import contourpy
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 from scipy.interpolate import RectBivariateSpline
 
+from clusterray.compilation import njit
 from clusterray.simulate.halo import Deflector, distance_ratio
 
 __all__ = [
@@ -161,7 +161,7 @@ def _truncated_spheres(parameters: list[dict[str, float]]) -> tuple[Floats, ...]
     return x, y, 2 * sigma0 * core * cut / (cut - core), core, cut
 
 
-@njit(cache=True, fastmath=True)
+@njit(fastmath=True)
 def _add_truncated_spheres(  # type: ignore[no-untyped-def]
     alpha, axis, x, y, strength, core, cut
 ) -> None:
@@ -250,7 +250,7 @@ def image_positions(lens: LensPlane, z: float, x_arcsec: Floats, y_arcsec: Float
     return [at[which == k] for k in range(len(x_arcsec))]
 
 
-@njit(cache=True)
+@njit()
 def _find_images(beta, x, y, found) -> int:  # type: ignore[no-untyped-def]
     rows, columns = beta.shape[1:]
     n = 0

@@ -9,10 +9,10 @@ from typing import Final
 
 import numpy as np
 from lenstronomy.LightModel.Profiles.sersic import SersicElliptic
-from numba import njit
 from numpy.typing import NDArray
 from scipy.special import gamma, gammainc
 
+from clusterray.compilation import njit
 from clusterray.simulate.galaxies import Galaxies
 from clusterray.simulate.lensing import LensPlane
 
@@ -121,7 +121,7 @@ def add_lensed(canvas: Canvas, plane: LensPlane, galaxies: Galaxies, flux: Float
     )
 
 
-@njit(cache=True, fastmath=True, inline="always")
+@njit(fastmath=True, inline="always")
 def _brightness(dx, dy, shape) -> float:  # type: ignore[no-untyped-def]
     major = dx * shape[2] + dy * shape[3]
     minor = dy * shape[2] - dx * shape[3]
@@ -136,7 +136,7 @@ def _brightness(dx, dy, shape) -> float:  # type: ignore[no-untyped-def]
     return float(light)
 
 
-@njit(cache=True, fastmath=True)
+@njit(fastmath=True)
 def _in_cell(x, y, a, b, c, d, shape, stack) -> float:  # type: ignore[no-untyped-def]
     """Mean surface brightness over a parallelogram about (x, y) with the sides (a, c) and (b, d).
 
@@ -166,7 +166,7 @@ def _in_cell(x, y, a, b, c, d, shape, stack) -> float:  # type: ignore[no-untype
     return float(light)
 
 
-@njit(cache=True, fastmath=True)
+@njit(fastmath=True)
 def _add_galaxies(canvas, shapes, reach, flux, step) -> None:  # type: ignore[no-untyped-def]
     bands, rows, columns = canvas.shape
     stack = np.empty((_STACK, 3))
@@ -198,7 +198,7 @@ def _add_galaxies(canvas, shapes, reach, flux, step) -> None:  # type: ignore[no
                     canvas[b, j, i] += flux[g, b] * scale * stamp[j - first_j, i - first_i]
 
 
-@njit(cache=True)
+@njit()
 def _rays(axis, alpha, s, beta, bounds) -> None:  # type: ignore[no-untyped-def]
     """Where the samples come from, and between which values those of each block of them lie."""
     n = axis.size
@@ -214,14 +214,14 @@ def _rays(axis, alpha, s, beta, bounds) -> None:  # type: ignore[no-untyped-def]
                 block[2 * k + 1] = max(block[2 * k + 1], beta[k, j, i])
 
 
-@njit(cache=True)
+@njit()
 def _outside(block, x, y, reach) -> bool:  # type: ignore[no-untyped-def]
     return bool(
         block[0] > x + reach or block[1] < x - reach or block[2] > y + reach or block[3] < y - reach
     )
 
 
-@njit(cache=True, fastmath=True)
+@njit(fastmath=True)
 def _add_lensed(  # type: ignore[no-untyped-def]
     canvas, axis, alpha, gradient, scale, shapes, reach, flux
 ) -> None:
@@ -256,7 +256,7 @@ def _add_lensed(  # type: ignore[no-untyped-def]
                                 canvas[band, j, i] += flux[g, band] * light
 
 
-@njit(cache=True, fastmath=True, inline="always")
+@njit(fastmath=True, inline="always")
 def _in_sample(  # type: ignore[no-untyped-def]
     beta, gradient, s, step, shape, reach, stack
 ) -> float:

@@ -6,13 +6,12 @@ sky pixel's upper byte is zero, and all lower bytes of a cutout go before all up
 then reaches the entropy of the noise without knowing about pixels.
 """
 
-from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from clusterray.compilation import njit
 from clusterray.errors import InputError
 from clusterray.schema import BLANK
 
@@ -22,14 +21,6 @@ _LARGEST = 32767
 _COARSEST_STEPS_PER_SIGMA = 2
 # Outside this range a step, or 32767 steps, is not a normal float32.
 _SIGMA_RANGE_NJY = (1e-30, 1e30)
-
-
-def _compiled(function: Callable[..., None]) -> Callable[..., None]:
-    try:
-        return numba.njit(cache=True, nogil=True)(function)
-    except RuntimeError:
-        # Neither the package's folder nor the user's cache can be written.
-        return numba.njit(nogil=True)(function)
 
 
 def encode(
@@ -189,7 +180,7 @@ def dequantise(
     return flux
 
 
-@_compiled
+@njit(nogil=True)
 def _unshuffle(planes, pixels):  # type: ignore[no-untyped-def]
     half = pixels.shape[1]
     for i in range(len(planes)):
@@ -201,7 +192,7 @@ def _unshuffle(planes, pixels):  # type: ignore[no-untyped-def]
             row[k] = np.int16(z >> np.uint16(1)) ^ np.int16(-np.int16(z & np.uint16(1)))
 
 
-@_compiled
+@njit(nogil=True)
 def _scale(pixels, step, flux):  # type: ignore[no-untyped-def]
     blank = np.int16(BLANK)
     nothing = np.float32(np.nan)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-import numba
+from clusterray.compilation import njit
 
 __all__ = ["FINITE", "RESUMMED", "compiled"]
 
@@ -46,10 +46,6 @@ def compiled(
         # Else the process that compiles an entry may call another version of such a function than
         # those that load the entry from disk, and the last bits of a feature would differ.
         options["forceinline"] = bool(fastmath) and not entry
-        try:
-            return numba.njit(cache=True, **options)(function)
-        except RuntimeError:
-            # Neither the package's folder nor the user's cache can be written.
-            return numba.njit(**options)(function)
+        return njit(**options)(function)
 
     return wrap
