@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 import numpy as np
+import ray
 
 __all__ = ["RegisteredStore", "mapping_of"]
 
@@ -34,7 +35,7 @@ def mapping_of(address: int) -> tuple[int, int, str] | None:
 
 
 class RegisteredStore:
-    """Registers the object store with CUDA when the first array in it is seen.
+    """Registers the object store with CUDA, at once or when the first array in it is seen.
 
     What lies elsewhere (in the heap, or in files that Ray falls back to) is not registered: such
     mappings come and go. Nor is a store of more than 40 GiB: registering takes up to 0.4 s a GiB in
@@ -49,6 +50,12 @@ class RegisteredStore:
         self._register = register
         self._lock = threading.Lock()
         self._known: dict[tuple[int, int], bool] = {}
+
+    def begin(self) -> None:
+        """Register it in a thread, beside all else that an actor begins with."""
+        # Too large to travel inside a message: this process maps the store.
+        stored = ray.get(ray.put(np.zeros(2**20, np.uint8)))
+        threading.Thread(target=self.holds, args=(stored,), daemon=True).start()
 
     def holds(self, array: np.ndarray) -> bool:
         """Whether the GPU can read the array where it lies."""

@@ -28,7 +28,7 @@ from clusterray.vision.preprocess import BLANK_BYTE, to_input, unshuffle
 from clusterray.vision.training import cpu_threads
 from clusterray.vision.vit import LensViT
 
-__all__ = ["NetworkScores", "ScoringNetwork", "keep_compiled"]
+__all__ = ["NetworkScores", "ScoringNetwork", "keep_compiled", "register_store"]
 
 _CACHE_ENV: Final = "TORCHINDUCTOR_CACHE_DIR"
 _CACHE: Final = Path.home() / ".cache" / "clusterray" / "inductor"
@@ -223,6 +223,12 @@ class ScoringNetwork:
 def _store() -> RegisteredStore:
     """One for all networks of this process: CUDA takes a mapping once."""
     return RegisteredStore(_register)
+
+
+def register_store() -> None:
+    """Begin to register Ray's object store with CUDA, in a thread; no network waits for it yet."""
+    torch.cuda.init()
+    _store().begin()
 
 
 def _register(start: int, length: int, flags: int) -> bool:

@@ -128,9 +128,11 @@ class VitStage:
     """
 
     def __init__(self, bundle_url: str, settings: ScoreSettings, device: str) -> None:
-        from clusterray.engine.network import ScoringNetwork, keep_compiled
+        from clusterray.engine.network import ScoringNetwork, keep_compiled, register_store
 
         keep_compiled()
+        if device == "cuda":
+            register_store()
         bundle = _fetched(bundle_url)
         logit_alone = settings.model_copy(update={"keep_embedding": False, "keep_attention": False})
         self.networks: dict[str, ScoringNetwork] = {}

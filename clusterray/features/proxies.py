@@ -5,11 +5,10 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
-from astropy import constants
-from astropy import units as u
 from numpy.typing import NDArray
+from scipy.constants import speed_of_light
 
-# Every actor of a run imports this module, and these two take it a second.
+# Every actor of a run imports this module, and astropy takes it seconds.
 if TYPE_CHECKING:
     from astropy.cosmology import FlatLambdaCDM
 
@@ -104,7 +103,7 @@ def theta_e_from_dispersion(
     -------
     (n,) arcsec, NaN where an input is unknown or the cluster is behind the source.
     """
-    speed_of_light_km_s = constants.c.to_value(u.km / u.s)
+    speed_of_light_km_s = speed_of_light / 1e3
     known = np.where(_known(sigma_v_km_s), sigma_v_km_s, np.nan)
     ratio = distance_ratio(z_lens, source_redshift=source_redshift)
     theta = 4 * np.pi * (known / speed_of_light_km_s) ** 2 * ratio
