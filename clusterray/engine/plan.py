@@ -105,7 +105,9 @@ def plan_pools(
     }
     total = sum(weights.values())
     cores = max(1.0, cpus * 7 / 8)
-    size = {name: max(1, int(cores * w / total)) for name, w in weights.items()}
+    # Without a GPU whoever gets too few actors leaves a core idle; cores that feed one stay free.
+    whole = int if on_gpu else ceil
+    size = {name: max(1, whole(cores * w / total)) for name, w in weights.items()}
     size["finish"] = max(1, ceil(2 * cores * weights["finish"] / total))
     if on_gpu:
         size["vit"] = actors_per_gpu * int(gpus)
