@@ -29,6 +29,14 @@ def test_equal_costs_get_equal_pools_and_gpus_leave_the_cpus_to_reading():
     assert gpu.vit == 1 and gpu.vit_calls == 3
 
 
+@pytest.mark.parametrize("cpus", [2, 3, 16])
+def test_on_cpus_no_stage_has_less_than_its_share_of_them(cpus):
+    costs = StageCosts(read=1e-3, vit_cpu=3e-3, finish=1e-5)
+    pools = plan_pools(cpus, 0, costs=costs, units=1000)
+    assert pools.vit >= 7 / 8 * cpus * 3e-3 / 4.01e-3
+    assert pools.read >= 7 / 8 * cpus * 1e-3 / 4.01e-3
+
+
 def test_several_gpus_are_handed_several_row_groups_a_call():
     per_call = {
         n: plan_pools(64, n, costs=COSTS, units=1000).row_groups_per_batch for n in (0, 2, 8)

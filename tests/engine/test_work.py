@@ -1,13 +1,15 @@
 import io
 import sys
+import threading
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import ray
 from ray.data.exceptions import ExecutionTimeoutError
 
 from clusterray.engine import work
-from clusterray.engine.host_memory import mapping_of
+from clusterray.engine.host_memory import RegisteredStore, mapping_of
 from clusterray.engine.parcels import Parcel, pack, unpack
 from clusterray.engine.telemetry import Progress
 from clusterray.errors import ContractError, RunError
@@ -58,6 +60,24 @@ def test_pixels_are_read_where_they_lie_in_the_object_store():
     found = [r for t in work.run(6, stages, verb="t") for r in t.to_pylist()]
     assert sorted(r["unit"] for r in found) == list(range(6))
     assert all("/plasma" in r["file"] for r in found), found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc/self/maps")
+def test_the_store_is_registered_before_anything_is_read_out_of_it():
+    calls, called = [], threading.Event()
+
+    def register(start, length, flags):
+        calls.append((start, start + length))
+        called.set()
+        return True
+
+    registered = RegisteredStore(register)
+    registered.begin()
+    assert called.wait(timeout=30)
+    stored = ray.get(ray.put(np.zeros(2**21, np.uint8)))
+    assert registered.holds(stored)
+    [(low, high)] = calls
+    assert low <= stored.__array_interface__["data"][0] < high
 
 
 @pytest.mark.parametrize("per_batch", [1, 3])
