@@ -74,13 +74,17 @@ def foresee(
     shape : CPUs and GPUs to plan for.
     measured : costs of this bundle on this device; None takes the built-in ones.
     """
-    costs = measured.stage_costs() if measured else _built_in(_n_networks(models))
-    on_gpu = shape[1] >= 1 and _n_networks(models) > 0
+    networks = _n_networks(models)
+    costs = measured.stage_costs() if measured else _built_in(networks)
+    if not networks:
+        costs = replace(costs, vit_cpu=0.0, vit_gpu=0.0)
+    on_gpu = shape[1] >= 1 and networks > 0
     startup = _GPU_STARTUP_SECONDS if on_gpu else _STARTUP_SECONDS
     pools = plan_pools(
         *shape,
         costs=costs,
         units=len(groups),
+        rows=sum(group.rows for group in groups),
         workers=config.cluster.workers,
         actors_per_gpu=config.cluster.actors_per_gpu,
         calls_per_gpu_actor=config.cluster.calls_per_gpu_actor,

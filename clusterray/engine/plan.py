@@ -13,6 +13,9 @@ from clusterray.errors import InputError
 __all__ = ["Pools", "StageCosts", "list_shards", "missing_row_groups", "plan_pools"]
 
 
+_LONG_SECONDS = 30.0
+
+
 def list_shards(
     url: str, *, bands: Sequence[str], size_px: int, pixel_scale_arcsec: float | None = None
 ) -> list[Shard]:
@@ -76,6 +79,7 @@ def plan_pools(
     *,
     costs: StageCosts,
     units: int,
+    rows: int = 0,
     workers: int | None = None,
     actors_per_gpu: int = 1,
     calls_per_gpu_actor: int = 3,
@@ -92,6 +96,7 @@ def plan_pools(
     ----------
     cpus, gpus : of the whole cluster.
     units : row groups to do; no pool is larger.
+    rows : cutouts in them.
     workers : actors in the read and ViT pools, where the user says so.
     actors_per_gpu, calls_per_gpu_actor : they hide the copies of one row group behind the kernels
         of another.
@@ -105,8 +110,10 @@ def plan_pools(
     }
     total = sum(weights.values())
     cores = max(1.0, cpus * 7 / 8)
-    # Without a GPU whoever gets too few actors leaves a core idle; cores that feed one stay free.
-    whole = int if on_gpu else ceil
+    # A stage with too few actors leaves a core idle, and one more takes seconds to start. Cores
+    # that feed a GPU stay free.
+    long = rows * total / cores > _LONG_SECONDS
+    whole = ceil if long and not on_gpu else int
     size = {name: max(1, whole(cores * w / total)) for name, w in weights.items()}
     size["finish"] = max(1, ceil(2 * cores * weights["finish"] / total))
     if on_gpu:

@@ -30,11 +30,13 @@ def test_equal_costs_get_equal_pools_and_gpus_leave_the_cpus_to_reading():
 
 
 @pytest.mark.parametrize("cpus", [2, 3, 16])
-def test_on_cpus_no_stage_has_less_than_its_share_of_them(cpus):
+def test_on_cpus_no_stage_of_a_long_run_has_less_than_its_share_of_them(cpus):
     costs = StageCosts(read=1e-3, vit_cpu=3e-3, finish=1e-5)
-    pools = plan_pools(cpus, 0, costs=costs, units=1000)
+    pools = plan_pools(cpus, 0, costs=costs, units=1000, rows=1_000_000)
     assert pools.vit >= 7 / 8 * cpus * 3e-3 / 4.01e-3
     assert pools.read >= 7 / 8 * cpus * 1e-3 / 4.01e-3
+    short = plan_pools(cpus, 0, costs=costs, units=1000, rows=1000)
+    assert short.vit + short.read < pools.vit + pools.read
 
 
 def test_several_gpus_are_handed_several_row_groups_a_call():
