@@ -4,6 +4,7 @@ A part of the engine benchmark: ``python -m jobs.benchmarks.score_loop JSON ANSW
 """
 
 import json
+import os
 import shutil
 import sys
 import time
@@ -35,6 +36,8 @@ def measure(asked: dict[str, Any]) -> dict[str, Any]:
         for group in shard.row_groups()
     ]
     scores = f"{asked['folder']}/loop"
+    # As Ray tells its workers; else each process would have a thread for every core.
+    os.environ["OMP_NUM_THREADS"] = "1"
     begun = time.time()
     with ProcessPoolExecutor(
         asked["cpus"],
