@@ -25,6 +25,8 @@ __all__ = ["Data", "Loop", "Ranks", "Risk", "TrainingLog"]
 
 _MAX_GRADIENT_NORM = 1.0
 _MAX_SAVING_SHARE = 0.1
+_STEPS_AHEAD = {"cpu": 0, "cuda": 1}
+"""How many steps are begun before it is read whether one was finite."""
 
 Rows = NDArray[np.int64]
 
@@ -221,8 +223,8 @@ class Loop:
             assert batch is not None
             loss = self._attempt(epoch, i, batch)
             sums += torch.stack([loss.objective.detach(), loss.risk.detach()]).double()
-            late = 1 if self.device.type == "cuda" and i < len(batches) - 1 else 0
-            while len(self.verdicts) > late:
+            ahead = _STEPS_AHEAD[self.device.type] if i < len(batches) - 1 else 0
+            while len(self.verdicts) > ahead:
                 verdict = self.verdicts.popleft()
                 if not verdict:
                     self.learner.model.load_state_dict(good)

@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional
 
 from clusterray.errors import InputError, RunError
-from clusterray.vision import prediction, training
+from clusterray.vision import loop, prediction, training
 from clusterray.vision.checkpoint import Checkpoints
 from clusterray.vision.learner import CutoutLearner
 from clusterray.vision.loop import Loop
@@ -81,16 +81,20 @@ def test_frozen_parameters_stay():
     assert changed == {n for n, p in model.named_parameters() if p.requires_grad}
 
 
-def test_nan_loss_keeps_the_last_good_weights():
+@pytest.mark.parametrize("ahead", [0, 1])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_nan_loss_keeps_the_last_good_weights(ahead, batch, monkeypatch):
+    monkeypatch.setitem(loop._STEPS_AHEAD, "cpu", ahead)
     calls = []
 
     def failing(logits, labels):
         calls.append(1)
         pair = cross_entropy(logits, labels)
-        return Pair(pair.objective * float("nan"), pair.risk) if len(calls) == 6 else pair
+        return Pair(pair.objective * float("nan"), pair.risk) if len(calls) == 5 + batch else pair
 
     model, reference = tiny(), tiny()
-    with pytest.raises(RunError, match=r"NaN.*epoch 1, batch 1 \(rows .*weights after epoch 0"):
+    told = rf"NaN.*epoch 1, batch {batch} \(rows .*weights after epoch 0"
+    with pytest.raises(RunError, match=told):
         run(model, tiny_settings(epochs=2), risk=failing)
     good = []
 
