@@ -21,6 +21,7 @@ import ray
 from clusterray import config as configs
 from clusterray.config import Config
 from clusterray.engine.score import score
+from clusterray.engine.session import WORKER_MEMORY
 from clusterray.engine.telemetry import RunSummary
 from jobs.benchmarks.score_world import World, score_settings, world
 
@@ -44,6 +45,7 @@ def measure(asked: dict[str, Any]) -> dict[str, Any]:
         num_gpus=asked.get("gpus"),
         object_store_memory=int(asked.get("store", 0) * 1e9) or None,
         include_dashboard=False,
+        runtime_env={"env_vars": WORKER_MEMORY},
         log_to_driver=False,
         logging_level="error",
     )

@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from clusterray.engine.plan import list_shards
+from clusterray.engine.session import WORKER_MEMORY
 from clusterray.engine.stages import FinishStage, ReadStage, VitStage, wanted_features
 from clusterray.ensemble import bundle as bundles
 from jobs.benchmarks.score_engine import rates
@@ -36,8 +37,8 @@ def measure(asked: dict[str, Any]) -> dict[str, Any]:
         for group in shard.row_groups()
     ]
     scores = f"{asked['folder']}/loop"
-    # As Ray tells its workers; else each process would have a thread for every core.
-    os.environ["OMP_NUM_THREADS"] = "1"
+    # As the engine's workers have it; else each process would have a thread for every core.
+    os.environ.update(WORKER_MEMORY, OMP_NUM_THREADS="1")
     begun = time.time()
     with ProcessPoolExecutor(
         asked["cpus"],

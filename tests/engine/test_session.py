@@ -1,4 +1,8 @@
+import os
+import platform
 import socket
+import subprocess
+import sys
 
 import pytest
 import ray
@@ -6,7 +10,7 @@ from ray.exceptions import AuthenticationError
 
 from clusterray.config import ClusterSettings
 from clusterray.engine import session as session_module
-from clusterray.engine.session import session
+from clusterray.engine.session import WORKER_MEMORY, session
 from clusterray.errors import RunError
 
 
@@ -54,3 +58,43 @@ def test_a_local_object_store_is_bounded_on_a_large_host(monkeypatch, gigabytes,
     assert session_module._object_store_bytes(ClusterSettings()) == expected
     given = ClusterSettings(object_store_gb=2)
     assert session_module._object_store_bytes(given) == 2 * 10**9
+
+
+_SECOND_BLOCK = """
+import resource, threading
+def work():
+    for _ in range(2):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        block = b"\\1" * 2**26
+        del block
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="settings of glibc")
+def test_a_worker_uses_the_memory_it_freed_again():
+    def faults(**settings: str) -> int:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
+        command = [sys.executable, "-c", _SECOND_BLOCK]
+        said = subprocess.run(
+            command, env=environment | settings, capture_output=True, text=True, check=True
+        )
+        return int(said.stdout)
+
+    pages = 2**26 // os.sysconf("SC_PAGE_SIZE")
+    assert faults() >= pages
+    assert faults(**WORKER_MEMORY) < 0.01 * pages
+
+
+def test_workers_get_those_settings_and_what_the_user_set_wins(monkeypatch):
+    given = {}
+    monkeypatch.setattr(ray, "init", lambda **settings: given.update(settings["runtime_env"]))
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "4")
+    with session(ClusterSettings()):
+        pass
+    expected = {**WORKER_MEMORY, "MALLOC_ARENA_MAX": "4"}
+    assert {k: v for k, v in given["env_vars"].items() if k.startswith("MALLOC_")} == expected
