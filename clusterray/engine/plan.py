@@ -100,7 +100,8 @@ def plan_pools(
     workers : actors in the read and ViT pools, where the user says so.
     actors_per_gpu, calls_per_gpu_actor : they hide the copies of one row group behind the kernels
         of another.
-    row_groups_per_batch : None takes one for each GPU, at most four, while there are enough.
+    row_groups_per_batch : None takes one for each GPU, at most four, or two in a long run on CPUs,
+        while there are enough: the driver spends some 10 ms on each batch.
     """
     on_gpu = gpus >= 1
     weights = {
@@ -121,6 +122,7 @@ def plan_pools(
     if workers:
         size["read"] = size["vit"] = workers
     size = {name: min(n, max(1, units)) for name, n in size.items()}
+    batch = int(gpus) if on_gpu else 1 + long
     enough = max(1, units // (2 * size["read"]))
     holders = size["read"] + size["finish"] + (0 if on_gpu else size["vit"])
     return Pools(
@@ -131,5 +133,5 @@ def plan_pools(
         # Ray takes parts of one GPU or whole ones, and an actor works on one.
         gpus_per_vit=min(1.0, int(1e4 * gpus / size["vit"]) / 1e4) if on_gpu else 0.0,
         vit_calls=calls_per_gpu_actor if on_gpu else 1,
-        row_groups_per_batch=row_groups_per_batch or min(4, max(1, int(gpus)), enough),
+        row_groups_per_batch=row_groups_per_batch or min(4, batch, enough),
     )

@@ -2,14 +2,16 @@
 
 The loop is `--cpus` processes that take whole row groups through the engine's own stages, one
 after the other; both are timed from 30 % of the rows to the last one, so that start-up counts for
-neither, and `ratio` is engine over loop (1 / 1.15 is the goal). Then rows of next to no work (one
-band of 16×16, a network of one block) go through the engine, ever more of them: what is left is
-the engine's own time per row group, and how the driver's memory grows.
+neither, and `ratio` is engine over loop (1 / 1.15 is the goal), each the median of `--repeats` runs
+in turn. Then rows of next to no work (one band of 16×16, a network of one block) go through the
+engine, ever more of them: what is left is the engine's own time per row group, and how the driver's
+memory grows.
 """
 
 import argparse
 import json
 import tempfile
+from statistics import median
 from typing import Any
 
 from jobs.benchmarks.result import Result
@@ -40,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Say what can be chosen."""
     parser.add_argument("--cpus", type=int, default=2)
     parser.add_argument("--rows", type=int, default=40_960, help="beside the loop")
+    parser.add_argument("--repeats", type=int, default=3, help="of loop and engine")
     parser.add_argument(
         "--many", type=int, nargs="*", default=[10_240, 102_400, 1_024_000], help="of next to none"
     )
@@ -51,7 +54,11 @@ def measure(options: argparse.Namespace) -> Result:
     """Run loop and engine in turn, then the engine alone."""
     parts: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        works = [(kind, kind, _WORK, options.rows) for kind in ("loop", "engine")]
+        works = [
+            (kind, f"{kind} {turn}", _WORK, options.rows)
+            for turn in range(options.repeats)
+            for kind in ("loop", "engine")
+        ]
         works += [("engine", f"{rows} rows", NO_WORK, rows) for rows in options.many]
         for kind, name, work, rows in works:
             asked = {**work, "rows": rows, "cpus": options.cpus, "folder": folder}
@@ -62,7 +69,10 @@ def measure(options: argparse.Namespace) -> Result:
 
 
 def _result(options: argparse.Namespace, parts: dict[str, Any]) -> Result:
-    engine, loop = (parts[name]["steady_per_s"] for name in ("engine", "loop"))
+    engine, loop = (
+        median(part["steady_per_s"] for name, part in parts.items() if name.startswith(kind))
+        for kind in ("engine", "loop")
+    )
     many = {int(name.split()[0]): part for name, part in parts.items() if "rows" in name}
     overhead = {}
     for rows, part in many.items():

@@ -37,6 +37,7 @@ def test_on_cpus_no_stage_of_a_long_run_has_less_than_its_share_of_them(cpus):
     assert pools.read >= 7 / 8 * cpus * 1e-3 / 4.01e-3
     short = plan_pools(cpus, 0, costs=costs, units=1000, rows=1000)
     assert short.vit + short.read < pools.vit + pools.read
+    assert (short.row_groups_per_batch, pools.row_groups_per_batch) == (1, 2)
 
 
 def test_several_gpus_are_handed_several_row_groups_a_call():
