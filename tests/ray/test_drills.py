@@ -15,6 +15,8 @@ from tests.ray.drill_survey import DrillSurvey
 from tests.ray.drills import drill
 from tests.ray.nodes import Nodes, nodes
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def running(survey: DrillSurvey) -> Iterator[Nodes]:
@@ -28,7 +30,6 @@ def test_a_lost_node_is_survived(survey, running, tmp_path):
     assert outcome.hit and outcome.exit == 0
 
 
-@pytest.mark.slow
 def test_an_output_disk_that_fills_up_is_told_and_the_rest_scored_later(survey, running, tmp_path):
     try:
         outcome = scarcity.full_disk(0, running, survey, folder=tmp_path)
@@ -49,7 +50,6 @@ def test_a_bundle_that_a_node_cannot_fetch_is_named(survey, running, tmp_path):
         score(config)
 
 
-@pytest.mark.slow
 def test_a_place_that_cannot_be_written_is_told(survey, running, tmp_path):
     try:
         outcome = scarcity.read_only(0, running, survey, folder=tmp_path)
@@ -58,12 +58,10 @@ def test_a_place_that_cannot_be_written_is_told(survey, running, tmp_path):
     assert outcome.failures == []
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["worker", "actor", "driver", "cluster"])
 def test_whatever_is_killed_the_rest_is_done_later(survey, running, tmp_path: Path, kind):
     assert drill(kind, 1, running, survey, folder=tmp_path).failures == []
 
 
-@pytest.mark.slow
 def test_a_node_lost_while_others_hold_every_cpu(survey, running, tmp_path):
     assert scarcity.taken_cpus(1, running, survey, folder=tmp_path).failures == []
