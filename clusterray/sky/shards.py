@@ -312,7 +312,7 @@ def _opened(path: str) -> Iterator[tuple[pq.ParquetFile, dict[str, Any], pa.Nati
                 raise
             raise StorageError(
                 f"'{storage.redact(path)}' is not a readable Parquet file: {error}; "
-                "it may be truncated or of another format"
+                "it may be truncated or of another format; ingest it again, or fetch a whole copy"
             ) from error
 
 
