@@ -358,8 +358,7 @@ class ClusterSettings(_Settings):
     workers: Positive | None = None
     """Actors per pool; null lets the plan choose."""
     row_groups_per_batch: Positive | None = None
-    """Row groups handed to an actor in one call; null takes one for each GPU, at most four, and two
-    in a long run on CPUs.
+    """Row groups handed to an actor in one call; null takes one for each GPU, at most four.
 
     It never changes a result. One driver hands them all out, so several GPUs want larger calls.
     """

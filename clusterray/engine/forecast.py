@@ -153,6 +153,8 @@ def forecast(
             cost * slower.get(name, 1.0) * largest * ceil(len(groups) / actors[name])
             for name, cost in per_row.items()
         ]
+        if pools.fused:
+            stages = [sum(per_row.values()) * largest * ceil(len(groups) / pools.read)]
         on_cpu = sum(cost for name, cost in per_row.items() if not (name == "vit" and on_gpu))
         even = on_cpu * rows / max(cpus, 1.0)
         fill = largest * sum(per_row.values())

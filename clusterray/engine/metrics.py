@@ -83,6 +83,19 @@ class RunMeters:
             self._cost.set(cost, tags={**self._tags, "currency": self.prices.currency})
 
 
+class _Retries:
+    """What this process has told of; its stages, and their calls, may overlap."""
+
+    lock: Final = threading.Lock()
+    told = 0
+
+    @classmethod
+    def new(cls) -> int:
+        with cls.lock:
+            before, cls.told = cls.told, storage.retry_count()
+            return cls.told - before
+
+
 def metered(actor: type, *, verb: str, stage: str, rows: Sequence[int] | None) -> type:
     """The same actor class, counting what it does.
 
@@ -97,7 +110,6 @@ def metered(actor: type, *, verb: str, stage: str, rows: Sequence[int] | None) -
         def __init__(self, **arguments: Any) -> None:
             super().__init__(**arguments)
             self._meters = {name: _made(name) for name in METRICS if name not in _OF_DRIVER}
-            self._lock, self._retries = threading.Lock(), storage.retry_count()
 
         def __call__(self, table: pa.Table) -> pa.Table:
             start = time.monotonic()
@@ -106,7 +118,7 @@ def metered(actor: type, *, verb: str, stage: str, rows: Sequence[int] | None) -
             finally:
                 self._count(
                     clusterray_stage_busy_seconds=time.monotonic() - start,
-                    clusterray_storage_retries=self._new_retries(),
+                    clusterray_storage_retries=_Retries.new(),
                 )
             units = table.column("unit").to_pylist()
             self._count(
@@ -114,12 +126,6 @@ def metered(actor: type, *, verb: str, stage: str, rows: Sequence[int] | None) -
                 clusterray_stage_rows=sum(rows[u] for u in units) if rows else 0,
             )
             return answer
-
-        def _new_retries(self) -> int:
-            # Of the process, whose calls may overlap: each is told of once.
-            with self._lock:
-                before, self._retries = self._retries, storage.retry_count()
-                return self._retries - before
 
         def _count(self, **amounts: float) -> None:
             for name, amount in amounts.items():

@@ -71,6 +71,8 @@ class Pools:
     finish_calls: int = 4
     """Its actors wait for storage most of the time."""
     row_groups_per_batch: int = 1
+    fused: bool = False
+    """One pool, of `read` actors that each take row groups through every stage."""
 
 
 def plan_pools(
@@ -87,7 +89,9 @@ def plan_pools(
 ) -> Pools:
     """Pool sizes that keep every stage equally busy on a cluster of this shape.
 
-    The last stage gets twice its share: all others would wait for it.
+    The last stage gets twice its share: all others would wait for it. In a long run without a GPU
+    there is nothing to balance, and nothing to carry from actor to actor: one on each CPU does all
+    stages, a quarter faster on two CPUs. It starts more slowly, since each holds every model.
 
     All pools together reserve at most 7/8 of the CPUs (see `work.cpu_share`), so actors on small
     clusters reserve fractions of one.
@@ -97,11 +101,10 @@ def plan_pools(
     cpus, gpus : of the whole cluster.
     units : row groups to do; no pool is larger.
     rows : cutouts in them.
-    workers : actors in the read and ViT pools, where the user says so.
+    workers : actors in the read and ViT pools, where the user says so; stages are not fused then.
     actors_per_gpu, calls_per_gpu_actor : they hide the copies of one row group behind the kernels
         of another.
-    row_groups_per_batch : None takes one for each GPU, at most four, or two in a long run on CPUs,
-        while there are enough: the driver spends some 10 ms on each batch.
+    row_groups_per_batch : None takes one for each GPU, at most four, while there are enough.
     """
     on_gpu = gpus >= 1
     weights = {
@@ -111,20 +114,20 @@ def plan_pools(
     }
     total = sum(weights.values())
     cores = max(1.0, cpus * 7 / 8)
-    # A stage with too few actors leaves a core idle, and one more takes seconds to start. Cores
-    # that feed a GPU stay free.
-    long = rows * total / cores > _LONG_SECONDS
-    whole = ceil if long and not on_gpu else int
-    size = {name: max(1, whole(cores * w / total)) for name, w in weights.items()}
+    fused = not on_gpu and not workers and rows * total / cores > _LONG_SECONDS
+    size = {name: max(1, int(cores * w / total)) for name, w in weights.items()}
     size["finish"] = max(1, ceil(2 * cores * weights["finish"] / total))
     if on_gpu:
         size["vit"] = actors_per_gpu * int(gpus)
     if workers:
         size["read"] = size["vit"] = workers
+    if fused:
+        size = dict.fromkeys(size, max(1, int(cpus)))
     size = {name: min(n, max(1, units)) for name, n in size.items()}
-    batch = int(gpus) if on_gpu else 1 + long
     enough = max(1, units // (2 * size["read"]))
-    holders = size["read"] + size["finish"] + (0 if on_gpu else size["vit"])
+    holders = size["read"]
+    if not fused:
+        holders += size["finish"] + (0 if on_gpu else size["vit"])
     return Pools(
         read=size["read"],
         vit=size["vit"],
@@ -133,5 +136,6 @@ def plan_pools(
         # Ray takes parts of one GPU or whole ones, and an actor works on one.
         gpus_per_vit=min(1.0, int(1e4 * gpus / size["vit"]) / 1e4) if on_gpu else 0.0,
         vit_calls=calls_per_gpu_actor if on_gpu else 1,
-        row_groups_per_batch=row_groups_per_batch or min(4, batch, enough),
+        row_groups_per_batch=row_groups_per_batch or min(4, max(1, int(gpus)), enough),
+        fused=fused,
     )

@@ -206,6 +206,8 @@ def _score_row_groups(
             },
             actors=pools.read,
             num_cpus=pools.num_cpus,
+            # One row group is fetched while another is worked on.
+            calls=2 if pools.fused and storage.is_remote(config.paths.shards) else 1,
         ),
         work.Stage(
             "vit",
@@ -241,6 +243,7 @@ def _score_row_groups(
         verb="score",
         units_per_batch=pools.row_groups_per_batch,
         rows=[group.rows for group in groups],
+        fused=pools.fused,
     )
     for table in tables:
         for answer in table.to_pylist():

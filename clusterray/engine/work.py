@@ -7,7 +7,7 @@ import gc
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import pyarrow as pa
@@ -44,6 +44,19 @@ class Stage:
     calls: int = 1
 
 
+class Fused:
+    """Actor: several stages in one process, a batch of units through all of them in turn."""
+
+    def __init__(self, stages: Sequence[Stage]) -> None:
+        self.parts = [stage.actor(**stage.arguments) for stage in stages]
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Take a batch of units through the stages."""
+        for part in self.parts:
+            table = part(table)
+        return table
+
+
 def cpu_share(cpus: float, actors: int) -> float:
     """CPUs each of so many actors may reserve, so that together they hold at most 7/8 of them.
 
@@ -66,6 +79,7 @@ def run(
     verb: str,
     units_per_batch: int = 1,
     rows: Sequence[int] | None = None,
+    fused: bool = False,
 ) -> Iterator[pa.Table]:
     """Send units 0 … n_units−1 through the stages; yield the last stage's tables as they come.
 
@@ -73,6 +87,7 @@ def run(
     ----------
     verb : which run this is, for its metrics.
     rows : cutouts in each unit, for the same; None where units are not row groups.
+    fused : one pool, the first stage's, whose actors do all stages.
 
     Raises
     ------
@@ -85,9 +100,15 @@ def run(
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     units = [{_UNIT: i} for i in range(n_units)]
     dataset: Dataset = ray.data.from_items(units, override_num_blocks=n_units)
-    for stage in stages:
+    pools = [
+        replace(stage, actor=metered(stage.actor, verb=verb, stage=stage.name, rows=rows))
+        for stage in stages
+    ]
+    if fused:
+        pools = [replace(pools[0], actor=Fused, arguments={"stages": pools})]
+    for stage in pools:
         dataset = dataset.map_batches(
-            metered(stage.actor, verb=verb, stage=stage.name, rows=rows),
+            stage.actor,
             fn_constructor_kwargs=dict(stage.arguments),
             batch_size=units_per_batch,
             batch_format="pyarrow",

@@ -39,6 +39,14 @@ def test_the_slowest_stage_decides():
     assert bare.seconds == pytest.approx(5 + 10_000 * 2e-3 / 2)
 
 
+def test_fused_stages_take_their_sum():
+    pools = Pools(read=4, vit=4, finish=4, num_cpus=0.5, gpus_per_vit=0, fused=True)
+    told = predict(shard(101), pools, (64, 0))
+    assert told.seconds == pytest.approx(5 + 26 * 100 * 11e-3)
+    bare = predict(shard(101), pools, (64, 0), models=("lightgbm",))
+    assert bare.seconds == pytest.approx(5 + 26 * 100 * 3e-3)
+
+
 def test_few_cores_share_all_the_work():
     pools = Pools(read=2, vit=4, finish=1, num_cpus=0.2, gpus_per_vit=0)
     assert predict(shard(100), pools, (2, 0)).seconds == pytest.approx(5 + 10_000 * 11e-3 / 2)

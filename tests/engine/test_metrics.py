@@ -66,12 +66,19 @@ def test_every_metric_reaches_prometheus_with_its_amount(endpoint):
     stages = [work.Stage("read", Pass, num_cpus=0.5), work.Stage("finish", Pass, num_cpus=0.5)]
     for _ in work.run(4, stages, verb="score", rows=[6, 6, 6, 2]):
         pass
+    together = [work.Stage(name, Pass, num_cpus=0.5) for name in ("vit", "stack")]
+    for _ in work.run(4, together, verb="score", rows=[6, 6, 6, 2], fused=True):
+        pass
     meters.advance(3, rejected=2)
     want = {
         ("ray_clusterray_stage_rows_total", "read"): 20,
         ("ray_clusterray_stage_rows_total", "finish"): 20,
         ("ray_clusterray_stage_units_total", "finish"): 4,
         ("ray_clusterray_storage_retries_total", "read"): 1,
+        ("ray_clusterray_stage_rows_total", "vit"): 20,
+        ("ray_clusterray_stage_units_total", "stack"): 4,
+        ("ray_clusterray_storage_retries_total", "vit"): 1,
+        ("ray_clusterray_storage_retries_total", "stack"): 1,
         ("ray_clusterray_units_waiting", ""): 1,
         ("ray_clusterray_rejected_rows_total", ""): 2,
     }

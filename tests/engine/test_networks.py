@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from clusterray import storage
+from clusterray.engine import plan
 from clusterray.engine.doctor import doctor
 from clusterray.engine.rank import rank
 from clusterray.engine.score import score
@@ -90,17 +91,19 @@ def test_training_rows_have_the_networks_out_of_fold_scores(networks):
             assert row[name] == oof[row["object_id"]][name]
 
 
+@pytest.mark.parametrize("fused", [False, True])
 def test_a_run_that_was_cut_short_ends_with_the_same_bytes_whatever_workers_and_batches(
-    networks, tmp_path
+    networks, tmp_path, monkeypatch, fused
 ):
+    if fused:
+        monkeypatch.setattr(plan, "_LONG_SECONDS", 0.0)
     shutil.copytree(networks.paths.scores, tmp_path / "scores")
     paths = {"scores": f"{tmp_path}/scores", "ranking": f"{tmp_path}/ranking"}
+    workers = {"workers": None if fused else 2, "row_groups_per_batch": 2}
     again = networks.model_copy(
         update={
             "paths": networks.paths.model_copy(update=paths),
-            "cluster": networks.cluster.model_copy(
-                update={"workers": 2, "row_groups_per_batch": 2}
-            ),
+            "cluster": networks.cluster.model_copy(update=workers),
         }
     )
     outputs = sorted(Path(again.paths.scores, "rows").iterdir())
@@ -108,7 +111,8 @@ def test_a_run_that_was_cut_short_ends_with_the_same_bytes_whatever_workers_and_
         path.unlink()
     summary = score(again)
     assert (summary.done, summary.skipped) == (len(outputs) - 1, 1)
-    assert summary.forecast["pools"]["vit"] == 2
+    assert (summary.forecast["pools"]["vit"], summary.forecast["pools"]["fused"]) == (2, fused)
+    assert set(summary.stage_seconds) == {"read", "vit", "finish"}
     rank(again)
     ours, theirs = (Path(c.paths.ranking, "ranking.parquet") for c in (again, networks))
     assert ours.read_bytes() == theirs.read_bytes()

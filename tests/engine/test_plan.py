@@ -29,15 +29,17 @@ def test_equal_costs_get_equal_pools_and_gpus_leave_the_cpus_to_reading():
     assert gpu.vit == 1 and gpu.vit_calls == 3
 
 
-@pytest.mark.parametrize("cpus", [2, 3, 16])
-def test_on_cpus_no_stage_of_a_long_run_has_less_than_its_share_of_them(cpus):
+@pytest.mark.parametrize("cpus", [1, 2, 3, 16])
+def test_in_a_long_run_on_cpus_one_actor_on_each_does_all_stages(cpus):
     costs = StageCosts(read=1e-3, vit_cpu=3e-3, finish=1e-5)
     pools = plan_pools(cpus, 0, costs=costs, units=1000, rows=1_000_000)
-    assert pools.vit >= 7 / 8 * cpus * 3e-3 / 4.01e-3
-    assert pools.read >= 7 / 8 * cpus * 1e-3 / 4.01e-3
+    assert pools.fused
+    assert pools.read == cpus
+    assert pools.read * pools.num_cpus <= 7 / 8 * cpus
     short = plan_pools(cpus, 0, costs=costs, units=1000, rows=1000)
-    assert short.vit + short.read < pools.vit + pools.read
-    assert (short.row_groups_per_batch, pools.row_groups_per_batch) == (1, 2)
+    asked = plan_pools(cpus, 0, costs=costs, units=1000, rows=1_000_000, workers=2)
+    on_gpu = plan_pools(cpus, 1, costs=costs, units=1000, rows=100_000_000)
+    assert not (short.fused or asked.fused or on_gpu.fused)
 
 
 def test_several_gpus_are_handed_several_row_groups_a_call():
