@@ -90,8 +90,8 @@ def plan_pools(
     """Pool sizes that keep every stage equally busy on a cluster of this shape.
 
     The last stage gets twice its share: all others would wait for it. In a long run without a GPU
-    there is nothing to balance, and nothing to carry from actor to actor: one on each CPU does all
-    stages, a quarter faster on two CPUs. It starts more slowly, since each holds every model.
+    one actor on each CPU does all stages: nothing to balance, and no pixels to carry from process
+    to process. Each of them loads every model, which a short run would not earn back.
 
     All pools together reserve at most 7/8 of the CPUs (see `work.cpu_share`), so actors on small
     clusters reserve fractions of one.
