@@ -23,6 +23,8 @@ from tests.ray.drill_survey import DrillSurvey
 from tests.ray.heads import BIN, Head, head
 from tests.ray.nodes import descendants, title
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 
@@ -84,7 +86,6 @@ def test_score_is_submitted_with_the_token_and_refused_without(survey, token_hea
     check_ranking(survey, place)
 
 
-@pytest.mark.slow
 def test_a_stopped_job_is_taken_up_by_the_next(survey, token_head, place):
     submit = command("score", token_head)
     at = submit.index("--")
@@ -115,7 +116,6 @@ def test_a_stopped_job_is_taken_up_by_the_next(survey, token_head, place):
     check_ranking(survey, place)
 
 
-@pytest.mark.slow
 def test_nightly_is_submitted(survey, token_head, place):
     done = ray(command("nightly", token_head), token_head, cwd=place)
     assert done.returncode == 0, done.stdout
@@ -129,7 +129,6 @@ def test_nightly_is_submitted(survey, token_head, place):
     assert "nothing to do" in again.stdout
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["disabled", "token"])
 def test_a_verb_that_joins_without_the_token_says_what_is_missing(
     token_head, monkeypatch, tmp_path, mode
