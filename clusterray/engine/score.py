@@ -4,6 +4,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
@@ -64,16 +65,11 @@ def score(config: Config, *, shards: Sequence[Shard] | None = None) -> RunSummar
     start = time.monotonic()
     bundle = bundles.load(config.paths.bundle)
     check_survey(config, bundle)
-    if shards is None:
-        shards = list_shards(
-            config.paths.shards,
-            bands=bundle.bands,
-            size_px=bundle.size_px,
-            pixel_scale_arcsec=bundle.pixel_scale_arcsec,
-        )
     folder = config.paths.scores
     outputs = storage.join(folder, "rows")
+    listing = _listing(config, bundle) if shards is None else None
     with session(config.cluster):
+        shards = listing.result() if listing else shards or []
         shape = planned_shape(config.cluster)
         device = device_of(bundle, shape[1])
         open_run(folder, run_key(config, bundle, device=device), config=config, verb="score")
@@ -83,7 +79,7 @@ def score(config: Config, *, shards: Sequence[Shard] | None = None) -> RunSummar
         if missing:
             worked = _score_row_groups(missing, config, bundle, outlook.pools, shape=shape)
             worked.costs(shape=shape, bundle=bundle.digest, device=device).write(folder)
-    receipts = settle(shards, folder, counted=worked.counted)
+        receipts = settle(shards, folder, counted=worked.counted)
     rejected = sum(r.rejected for r in receipts)
     seconds = time.monotonic() - start
     predicted = outlook.predicted
@@ -109,6 +105,20 @@ def score(config: Config, *, shards: Sequence[Shard] | None = None) -> RunSummar
     summary.write(storage.join(folder, "summary.json"))
     _check_rejects(rejected, sum(s.rows for s in shards), config)
     return summary
+
+
+def _listing(config: Config, bundle: bundles.Bundle) -> Future[list[Shard]]:
+    """The shards, listed in a thread while Ray starts: each takes seconds."""
+    pool = ThreadPoolExecutor(1)
+    listing = pool.submit(
+        list_shards,
+        config.paths.shards,
+        bands=bundle.bands,
+        size_px=bundle.size_px,
+        pixel_scale_arcsec=bundle.pixel_scale_arcsec,
+    )
+    pool.shutdown(wait=False)
+    return listing
 
 
 @dataclass

@@ -4,9 +4,9 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
 import ray
 from ray.exceptions import AuthenticationError
@@ -61,22 +61,21 @@ def session(settings: ClusterSettings) -> Iterator[None]:
         # Ray 2.60 otherwise writes a token file that later clients of this machine trip over.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     variables = {COMMIT_ENV: git_state(), **WORKER_MEMORY}
-    forwarded = (*_FORWARDED, *WORKER_MEMORY)
-    variables |= {k: os.environ[k] for k in forwarded if k in os.environ}
-    for name in _given_to_job():
-        # Workers have it from the job, and Ray refuses a variable that is given twice.
-        variables.pop(name, None)
+    quiet: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
     try:
-        _knock(address or "")
-        ray.init(
-            address=address or "local",
-            num_cpus=None if address else settings.num_cpus,
-            object_store_memory=_object_store_bytes(settings) if not address else None,
-            include_dashboard=False if address is None else None,
-            runtime_env={"env_vars": variables},
-            logging_level=logging.WARNING,
-            log_to_driver=False,
-        )
+        if address is None:
+            # By a runtime environment, the workers that Ray starts ahead would be of no use.
+            with _inherited(variables):
+                ray.init(
+                    address="local",
+                    num_cpus=settings.num_cpus,
+                    object_store_memory=_object_store_bytes(settings),
+                    include_dashboard=False,
+                    **quiet,
+                )
+        else:
+            _knock(address)
+            ray.init(address=address, runtime_env={"env_vars": _forwarded(variables)}, **quiet)
     except (AuthenticationError, OSError, OverflowError, RuntimeError, ValueError) as error:
         raise RunError(
             f"cannot join the Ray cluster at '{address or 'local'}': {error}; "
@@ -87,6 +86,27 @@ def session(settings: ClusterSettings) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _inherited(variables: Mapping[str, str]) -> Iterator[None]:
+    """Have processes that are started inside the block see the variables, if not set otherwise."""
+    added = {name: value for name, value in variables.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]
+
+
+def _forwarded(variables: Mapping[str, str]) -> dict[str, str]:
+    """The same for workers of a cluster that was joined, and where to find object storage."""
+    names = (*_FORWARDED, *variables)
+    found = {**variables, **{name: os.environ[name] for name in names if name in os.environ}}
+    # Ray refuses a variable that a job's workers have from the job already.
+    given = _given_to_job()
+    return {name: value for name, value in found.items() if name not in given}
 
 
 def _object_store_bytes(settings: ClusterSettings) -> int | None:

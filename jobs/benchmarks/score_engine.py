@@ -21,7 +21,6 @@ import ray
 from clusterray import config as configs
 from clusterray.config import Config
 from clusterray.engine.score import score
-from clusterray.engine.session import WORKER_MEMORY
 from clusterray.engine.telemetry import RunSummary
 from jobs.benchmarks.score_world import World, score_settings, world
 
@@ -36,36 +35,27 @@ def measure(asked: dict[str, Any]) -> dict[str, Any]:
     made = world(asked, features=asked["features"] == "on", rows=asked["rows"])
     settings = _config(asked, made)
     shutil.rmtree(settings.paths.scores, ignore_errors=True)
-    os.environ["RAY_AUTH_MODE"] = "disabled"
+    if "gpus" in asked:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(str(k) for k in range(asked["gpus"]))
     free = shutil.disk_usage("/dev/shm").free / 1e9
     print(f"  engine: {json.dumps(asked)}; {free:.0f} GB of shared memory free", flush=True)
     submitted = time.time()
-    ray.init(
-        num_cpus=asked.get("cpus"),
-        num_gpus=asked.get("gpus"),
-        object_store_memory=int(asked.get("store", 0) * 1e9) or None,
-        include_dashboard=False,
-        runtime_env={"env_vars": WORKER_MEMORY},
-        log_to_driver=False,
-        logging_level="error",
-    )
-    started = time.time()
     with _Watch() as watch:
         summary = score(settings)
-        done = time.time()
-    answer = _figures(settings, summary, submitted=submitted, done=done)
+    answer = _figures(settings, summary, submitted=submitted)
     answer |= watch.figures(submitted + answer["first_output_s"])
-    answer["cpu_s"] = round(_family_seconds(), 1)
-    answer["ray_start_s"] = round(started - submitted, 2)
-    answer["resources"] = {k: v for k, v in ray.cluster_resources().items() if k in ("CPU", "GPU")}
-    answer["failures"] = _failures(answer)
-    ray.shutdown()
+    answer["failures"] = _failures(answer, watch)
     shutil.rmtree(settings.paths.scores)
     return answer
 
 
 def _config(asked: dict[str, Any], made: World) -> Config:
-    cluster = {"actors_per_gpu": asked.get("actors"), "calls_per_gpu_actor": asked.get("calls")}
+    cluster = {
+        "num_cpus": asked.get("cpus"),
+        "object_store_gb": asked.get("store"),
+        "actors_per_gpu": asked.get("actors"),
+        "calls_per_gpu_actor": asked.get("calls"),
+    }
     return configs.resolve(
         {
             "paths": {
@@ -94,14 +84,15 @@ def rates(scores: str, *, rows: int, begun: float) -> dict[str, Any]:
     }
 
 
-def _figures(
-    settings: Config, summary: RunSummary, *, submitted: float, done: float
-) -> dict[str, Any]:
+def _figures(settings: Config, summary: RunSummary, *, submitted: float) -> dict[str, Any]:
+    receipts = os.scandir(Path(settings.paths.scores, "receipts"))
+    wall = max(entry.stat().st_mtime for entry in receipts) - submitted
     return {
         **rates(settings.paths.scores, rows=summary.rows, begun=submitted),
         "rejected": summary.rejected,
-        "wall_s": round(done - submitted, 2),
-        "per_s": round(summary.rows / (done - submitted), 1),
+        "wall_s": round(wall, 2),
+        "per_s": round(summary.rows / wall, 1),
+        "ended_s": round(time.time() - submitted, 2),
         "busy_s": summary.stage_seconds,
         "forecast": summary.forecast,
     }
@@ -124,15 +115,11 @@ def _family_seconds() -> float:
     return sum(ticks[pid] for pid in family if pid in ticks) / os.sysconf("SC_CLK_TCK")
 
 
-def _failures(answer: dict[str, Any]) -> list[str]:
-    found = []
+def _failures(answer: dict[str, Any], watch: "_Watch") -> list[str]:
+    found = [f"node {name} died" for name in sorted(watch.dead)]
     if answer["spilled_bytes"]:
         found.append(f"{answer['spilled_bytes']} bytes were spilled to disk")
-    dead = [n["NodeID"][:8] for n in ray.nodes() if not n["Alive"]]
-    if dead:
-        found.append(f"node {', '.join(dead)} died")
-    session = Path(ray._private.worker._global_node.get_session_dir_path())
-    for log in (session / "logs").glob("raylet.*"):
+    for log in Path(watch.session, "logs").glob("raylet.*"):
         killed = [line for line in log.read_text(errors="replace").splitlines() if _is_kill(line)]
         found += killed[:1]
     return found
@@ -143,10 +130,13 @@ def _is_kill(line: str) -> bool:
 
 
 class _Watch:
-    """Looks at processors, GPU, object store and driver every second."""
+    """Looks at processors, GPU, object store and driver every second while Ray runs."""
 
     def __init__(self) -> None:
         self.seen: list[dict[str, float]] = []
+        self.dead: set[str] = set()
+        self.session, self.resources = "", dict[str, float]()
+        self.begun, self.started = time.time(), float("nan")
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
 
@@ -157,11 +147,19 @@ class _Watch:
     def __exit__(self, *_: object) -> None:
         self._end.set()
         self._thread.join(timeout=10)
-        self.seen.append(_state())
 
     def _look(self) -> None:
-        while not self._end.wait(1.0):
-            self.seen.append(_state())
+        while not ray.is_initialized():
+            if self._end.wait(0.05):
+                return
+        self.started = time.time()
+        self.session = ray._private.worker._global_node.get_session_dir_path()
+        self.resources = ray.cluster_resources()
+        while not self._end.wait(1.0) and ray.is_initialized():
+            # It may end while it is asked.
+            with suppress(Exception):
+                self.dead |= {n["NodeID"][:8] for n in ray.nodes() if not n["Alive"]}
+                self.seen.append(_state())
 
     def figures(self, first_output: float) -> dict[str, Any]:
         """Peaks over all of the run, means from the first output on."""
@@ -171,10 +169,13 @@ class _Watch:
         rss = [s["rss"] / 1e6 for s in working]
         gpu = float(np.mean([s["gpu"] for s in working]))
         return {
-            "spilled_bytes": int(self.seen[-1]["spilled"]),
+            "ray_start_s": round(self.started - self.begun, 2),
+            "resources": {k: v for k, v in self.resources.items() if k in ("CPU", "GPU")},
+            "spilled_bytes": int(max(s["spilled"] for s in self.seen)),
             "object_store_peak_gb": round(max(s["store"] for s in self.seen) / 1e9, 2),
             "driver_rss_mb": [round(rss[0]), round(max(rss)), round(rss[-1])],
             "cpu_busy": round((last["busy"] - first["busy"]) / ticks, 3),
+            "cpu_s": round(last["family"], 1),
             "gpu_busy": None if np.isnan(gpu) else round(gpu, 3),
         }
 
@@ -187,6 +188,7 @@ def _state() -> dict[str, float]:
         "time": time.time(),
         "total": sum(fields),
         "busy": sum(fields) - fields[3] - fields[4],
+        "family": _family_seconds(),
         "rss": pages * os.sysconf("SC_PAGE_SIZE"),
         "spilled": spilled,
         "store": store,

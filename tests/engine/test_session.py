@@ -89,12 +89,28 @@ def test_a_worker_uses_the_memory_it_freed_again():
     assert faults(**WORKER_MEMORY) < 0.01 * pages
 
 
-def test_workers_get_those_settings_and_what_the_user_set_wins(monkeypatch):
+def test_workers_inherit_those_settings_and_what_the_user_set_wins(monkeypatch):
+    seen = {}
+    monkeypatch.setattr(ray, "init", lambda **settings: seen.update(os.environ))
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    for name in WORKER_MEMORY:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "4")
+    with session(ClusterSettings()):
+        here = {k: v for k, v in os.environ.items() if k.startswith("MALLOC_")}
+    expected = {**WORKER_MEMORY, "MALLOC_ARENA_MAX": "4"}
+    assert {k: v for k, v in seen.items() if k.startswith("MALLOC_")} == expected
+    assert here == {"MALLOC_ARENA_MAX": "4"}
+
+
+def test_workers_of_a_cluster_that_is_joined_get_them_by_its_runtime_environment(monkeypatch):
     given = {}
     monkeypatch.setattr(ray, "init", lambda **settings: given.update(settings["runtime_env"]))
     monkeypatch.setattr(ray, "shutdown", lambda: None)
     monkeypatch.setenv("MALLOC_ARENA_MAX", "4")
-    with session(ClusterSettings()):
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
+    with session(ClusterSettings(address="ray-head")):
         pass
-    expected = {**WORKER_MEMORY, "MALLOC_ARENA_MAX": "4"}
-    assert {k: v for k, v in given["env_vars"].items() if k.startswith("MALLOC_")} == expected
+    assert given["env_vars"].items() >= {
+        **WORKER_MEMORY, "MALLOC_ARENA_MAX": "4", "AWS_REGION": "eu-west-1"
+    }.items()  # fmt: skip
