@@ -3,8 +3,14 @@
 A worker maps the object store (`/dev/shm/plasma…`) once, as a whole. When CUDA has been told of
 that mapping, a copy to the device is a DMA straight out of the store; without it each copy goes
 through a staging buffer, by a CPU core.
+
+Of a new store no page exists yet. CUDA would have all of them made at once, and meanwhile no other
+thread of the process can map memory, so that imports stand still for seconds: they are made
+before, a few at a time.
 """
 
+import ctypes
+import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,12 +18,15 @@ from contextlib import suppress
 import numpy as np
 import ray
 
-__all__ = ["RegisteredStore", "mapping_of"]
+__all__ = ["RegisteredStore", "mapping_of", "populate_store"]
 
 _STORE = "/dev/shm/plasma"
 _MOST_BYTES = 40 * 2**30
 _READ_ONLY = 8
 """cudaHostRegisterReadOnly."""
+_POPULATE_WRITE = 23
+"""MADV_POPULATE_WRITE, of Linux 5.14."""
+_SLICE_BYTES = 16 * 2**20
 
 
 def mapping_of(address: int) -> tuple[int, int, str] | None:
@@ -32,6 +41,47 @@ def mapping_of(address: int) -> tuple[int, int, str] | None:
             if low <= address < high:
                 return low, high, words[5].strip() if len(words) == 6 else ""
     return None
+
+
+def populate_store() -> threading.Thread:
+    """Have every page of the object store made and mapped into this process, by a thread.
+
+    Nothing is done where the store is not to be registered, or the kernel cannot do it.
+    """
+    found = _store_at(_address(_stored()))
+    thread = threading.Thread(target=_populate, args=found or (0, 0), daemon=True)
+    thread.start()
+    return thread
+
+
+def _populate(low: int, high: int) -> None:
+    madvise = ctypes.CDLL(None).madvise
+    madvise.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
+    starts = range(low, high, _SLICE_BYTES)
+    # Processes of a node begin in different places, and share the work.
+    first = os.getpid() * 7919 % max(1, len(starts))
+    for start in (*starts[first:], *starts[:first]):
+        if madvise(start, min(_SLICE_BYTES, high - start), _POPULATE_WRITE) != 0:
+            return
+
+
+def _stored() -> np.ndarray:
+    """Some array in the store; it is too large to travel inside a message."""
+    array: np.ndarray = ray.get(ray.put(np.zeros(2**20, np.uint8)))
+    return array
+
+
+def _address(array: np.ndarray) -> int:
+    return int(array.__array_interface__["data"][0])
+
+
+def _store_at(address: int) -> tuple[int, int] | None:
+    """Start and end of the store that holds an address; None if it is none that is registered."""
+    found = mapping_of(address)
+    if found is None:
+        return None
+    low, high, file = found
+    return (low, high) if high - low <= _MOST_BYTES and file.startswith(_STORE) else None
 
 
 class RegisteredStore:
@@ -50,16 +100,23 @@ class RegisteredStore:
         self._register = register
         self._lock = threading.Lock()
         self._known: dict[tuple[int, int], bool] = {}
+        self._populating: threading.Thread | None = None
 
-    def begin(self) -> None:
-        """Register it in a thread, beside all else that an actor begins with."""
-        # Too large to travel inside a message: this process maps the store.
-        stored = ray.get(ray.put(np.zeros(2**20, np.uint8)))
-        threading.Thread(target=self.holds, args=(stored,), daemon=True).start()
+    def begin(self, populating: threading.Thread) -> None:
+        """Register it when it is populated, in a thread; until then it holds nothing."""
+        self._populating = populating
+
+        def register() -> None:
+            populating.join()
+            self.holds(_stored())
+
+        threading.Thread(target=register, daemon=True).start()
 
     def holds(self, array: np.ndarray) -> bool:
         """Whether the GPU can read the array where it lies."""
-        address = array.__array_interface__["data"][0]
+        if self._populating is not None and self._populating.is_alive():
+            return False
+        address = _address(array)
         with self._lock:
             for (low, high), registered in self._known.items():
                 if low <= address < high:
@@ -70,11 +127,8 @@ class RegisteredStore:
         found = mapping_of(address)
         if found is None:
             return False
-        low, high, file = found
-        small = high - low <= _MOST_BYTES
-        self._known[low, high] = (
-            small
-            and file.startswith(_STORE)
-            and any(self._register(low, high - low, flags) for flags in (0, _READ_ONLY))
+        low, high, _ = found
+        self._known[low, high] = _store_at(address) is not None and any(
+            self._register(low, high - low, flags) for flags in (0, _READ_ONLY)
         )
         return self._known[low, high]

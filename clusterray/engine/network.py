@@ -225,10 +225,10 @@ def _store() -> RegisteredStore:
     return RegisteredStore(_register)
 
 
-def register_store() -> None:
-    """Begin to register Ray's object store with CUDA, in a thread; no network waits for it yet."""
+def register_store(populating: threading.Thread) -> None:
+    """Register Ray's object store with CUDA as soon as it is populated; no network waits for it."""
     torch.cuda.init()
-    _store().begin()
+    _store().begin(populating)
 
 
 def _register(start: int, length: int, flags: int) -> bool:

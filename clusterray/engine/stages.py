@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from clusterray import schema, storage
 from clusterray.config import FeatureSettings, ScoreSettings
 from clusterray.engine import work
+from clusterray.engine.host_memory import populate_store
 from clusterray.engine.ledger import RowGroup, write_rejects
 from clusterray.engine.measuring import measure
 from clusterray.engine.parcels import Parcel, Reject, pack, unpack
@@ -101,13 +102,24 @@ def _fetched(url: str) -> bundles.Bundle:
 
 
 class ReadStage:
-    """Actor: from a planned row group to its pixels and features."""
+    """Actor: from a planned row group to its pixels and features.
+
+    `populate` takes the object store's pages into this process while there is time for it: else
+    each costs a fault when pixels are first put there.
+    """
 
     def __init__(
-        self, groups: Sequence[RowGroup], settings: FeatureSettings | None, *, keep_pixels: bool
+        self,
+        groups: Sequence[RowGroup],
+        settings: FeatureSettings | None,
+        *,
+        keep_pixels: bool,
+        populate: bool = False,
     ) -> None:
         # One core per actor: the pool, not Arrow's own threads, decides how many work.
         pa.set_cpu_count(1)
+        if populate:
+            populate_store()
         self.groups, self.settings, self.keep_pixels = groups, settings, keep_pixels
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -128,11 +140,13 @@ class VitStage:
     """
 
     def __init__(self, bundle_url: str, settings: ScoreSettings, device: str) -> None:
+        # Before torch is imported, which takes seconds.
+        populating = populate_store() if device == "cuda" else None
         from clusterray.engine.network import ScoringNetwork, keep_compiled, register_store
 
         keep_compiled()
-        if device == "cuda":
-            register_store()
+        if populating is not None:
+            register_store(populating)
         bundle = _fetched(bundle_url)
         logit_alone = settings.model_copy(update={"keep_embedding": False, "keep_attention": False})
         self.networks: dict[str, ScoringNetwork] = {}

@@ -1,4 +1,7 @@
 import mmap
+import platform
+import resource
+import threading
 
 import numpy as np
 import pytest
@@ -67,3 +70,33 @@ def test_a_store_too_large_to_be_resident_is_not_registered(store, monkeypatch):
     monkeypatch.setattr(host_memory, "_MOST_BYTES", PAGES - 1)
     assert not RegisteredStore(registry).holds(store)
     assert registry.calls == []
+
+
+def test_nothing_is_in_a_store_that_is_still_being_populated(store):
+    registry, end = Registry(), threading.Event()
+    populating = threading.Thread(target=end.wait, daemon=True)
+    populating.start()
+    registered = RegisteredStore(registry)
+    registered._populating = populating
+    assert not registered.holds(store)
+    assert registry.calls == []
+    end.set()
+    populating.join()
+    assert registered.holds(store)
+
+
+def _kernel() -> tuple[int, ...]:
+    return tuple(int(v) for v in platform.release().split("-")[0].split(".")[:2])
+
+
+@pytest.mark.skipif(platform.system() != "Linux" or _kernel() < (5, 14), reason="Linux 5.14")
+def test_a_populated_page_is_written_to_without_a_fault():
+    def faults(array: np.ndarray) -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        array[:: mmap.PAGESIZE] = 1
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    size = 3 * host_memory._SLICE_BYTES // 2
+    fresh, populated = (np.frombuffer(mmap.mmap(-1, size), np.uint8) for _ in range(2))
+    host_memory._populate(address(populated), address(populated) + size)
+    assert faults(populated) < 0.3 * faults(fresh)

@@ -9,7 +9,7 @@ import ray
 from ray.data.exceptions import ExecutionTimeoutError
 
 from clusterray.engine import work
-from clusterray.engine.host_memory import RegisteredStore, mapping_of
+from clusterray.engine.host_memory import RegisteredStore, mapping_of, populate_store
 from clusterray.engine.parcels import Parcel, pack, unpack
 from clusterray.engine.telemetry import Progress
 from clusterray.errors import ContractError, RunError
@@ -72,7 +72,7 @@ def test_the_store_is_registered_before_anything_is_read_out_of_it():
         return True
 
     registered = RegisteredStore(register)
-    registered.begin()
+    registered.begin(populate_store())
     assert called.wait(timeout=30)
     stored = ray.get(ray.put(np.zeros(2**21, np.uint8)))
     assert registered.holds(stored)
