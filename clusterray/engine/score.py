@@ -204,7 +204,7 @@ def _score_row_groups(
     shape: tuple[float, float],
 ) -> _Worked:
     settings, url = config.score, config.paths.bundle
-    has_network, device = bool(bundle.networks), device_of(bundle, shape[1])
+    has_network = bool(bundle.networks)
     stages = [
         work.Stage(
             "read",
@@ -213,8 +213,6 @@ def _score_row_groups(
                 "groups": list(groups),
                 "settings": wanted_features(bundle),
                 "keep_pixels": has_network,
-                # Readers wait for the network's compiler.
-                "populate": device == "cuda",
             },
             actors=pools.read,
             num_cpus=pools.num_cpus,
@@ -224,7 +222,7 @@ def _score_row_groups(
         work.Stage(
             "vit",
             VitStage,
-            {"bundle_url": url, "settings": settings, "device": device},
+            {"bundle_url": url, "settings": settings, "device": device_of(bundle, shape[1])},
             actors=pools.vit,
             num_cpus=0 if pools.gpus_per_vit else pools.num_cpus,
             num_gpus=pools.gpus_per_vit,

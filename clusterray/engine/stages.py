@@ -102,24 +102,13 @@ def _fetched(url: str) -> bundles.Bundle:
 
 
 class ReadStage:
-    """Actor: from a planned row group to its pixels and features.
-
-    `populate` takes the object store's pages into this process while there is time for it: else
-    each costs a fault when pixels are first put there.
-    """
+    """Actor: from a planned row group to its pixels and features."""
 
     def __init__(
-        self,
-        groups: Sequence[RowGroup],
-        settings: FeatureSettings | None,
-        *,
-        keep_pixels: bool,
-        populate: bool = False,
+        self, groups: Sequence[RowGroup], settings: FeatureSettings | None, *, keep_pixels: bool
     ) -> None:
         # One core per actor: the pool, not Arrow's own threads, decides how many work.
         pa.set_cpu_count(1)
-        if populate:
-            populate_store()
         self.groups, self.settings, self.keep_pixels = groups, settings, keep_pixels
 
     def __call__(self, table: pa.Table) -> pa.Table:

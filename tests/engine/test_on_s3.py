@@ -12,6 +12,7 @@ import ray.cloudpickle
 
 from clusterray import storage
 from clusterray.config import Config, resolve
+from clusterray.engine import plan
 from clusterray.engine.ingest import ingest
 from clusterray.engine.ledger import read_shard
 from clusterray.engine.nightly import nightly
@@ -100,6 +101,24 @@ def test_a_night_on_a_slow_and_failing_store_ends_with_the_same_ranking_and_leav
     assert any(p.endswith(".out") or p.endswith(".log") for p in logs)
     for name, content in {**written, **logs}.items():
         assert not any(secret in content for secret in secrets), name
+
+
+def test_actors_that_take_two_row_groups_through_all_stages_write_the_same(
+    tiny, remote, proxy, monkeypatch
+):
+    monkeypatch.setattr(plan, "_LONG_SECONDS", 0.0)
+    paths = remote.paths.model_copy(update={"scores": "s3://survey/fused/scores"})
+    proxy.every(busy=19, drop=31)
+    cluster = remote.cluster.model_copy(update={"workers": None})
+    summary = score(remote.model_copy(update={"paths": paths, "cluster": cluster}))
+    assert min(proxy.faults[kind] for kind in ("503", "drop")) > 1
+    proxy.calm()
+    assert summary.forecast["pools"]["fused"]
+    written = {storage.name_of(e.url): e.url for e in storage.list_files(f"{paths.scores}/rows")}
+    undisturbed = {path.name: path for path in Path(tiny.paths.scores, "rows").iterdir()}
+    assert written.keys() == undisturbed.keys()
+    for name, url in written.items():
+        assert storage.read_bytes(url) == undisturbed[name].read_bytes(), name
 
 
 def test_what_travels_to_workers_holds_no_secret(remote, s3_server):

@@ -42,8 +42,11 @@ WIDE: dict[str, Any] = {
     "rows_per_group": 200,
 }
 """240 MB of pixels, to go through a store of 80."""
-FEWER = {"taken": 6, "disk": 4, "read-only": 1, "store": 2}
-"""Seeds of the drills that are no kill at a random moment."""
+FEWER = {
+    "long-actor": 6, "long-node": 6, "long-driver": 6,
+    "taken": 6, "disk": 4, "read-only": 1, "store": 2,
+}  # fmt: skip
+"""Seeds of the drills of long runs, and of those that are no kill at a random moment."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -27,7 +27,6 @@ _SETTINGS = (
     "vision.image_size_px=32",
     "vision.epochs=1",
     "score.micro_batch=10",
-    "cluster.workers=1",
     "rank.report_top=1",
     "rank.unlike_top=1",
 )
@@ -49,8 +48,9 @@ class DrillSurvey:
         """Settings of a run that writes under `out`."""
         return config.load(None, self.overrides(out, *overrides))
 
-    def overrides(self, out: Path, *more: str) -> list[str]:
+    def overrides(self, out: Path, *more: str, workers: int | None = 1) -> list[str]:
         """The same as ``--set`` words of the command line."""
+        more = (*more, f"cluster.workers={workers}") if workers else more
         models = ", ".join(f"'{m}'" for m in self.models)
         kept = (f"paths.{k}='{self.root / k}'" for k in ("shards", "bundle", "training"))
         return [

@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clusterray import storage
+from clusterray.engine.costs import MeasuredCosts
 from clusterray.engine.rank import rank
+from clusterray.ensemble import bundle as bundles
 from tests.ray import drivers
 from tests.ray.drill_survey import DrillSurvey
 from tests.ray.nodes import Nodes, kill
@@ -49,7 +51,10 @@ class Outcome:
 
 
 class Run:
-    """A scoring run of the survey in a folder of its own."""
+    """A scoring run of the survey in a folder of its own.
+
+    `long` : it expects to take long, so that each actor does all stages.
+    """
 
     def __init__(
         self,
@@ -58,16 +63,21 @@ class Run:
         address: str,
         *,
         no_progress_seconds: float | None = None,
+        long: bool = False,
     ) -> None:
         shutil.rmtree(out, ignore_errors=True)
-        self.survey, self.out = survey, out
+        self.survey, self.out, self.long = survey, out, long
+        if long:
+            digest = bundles.load(str(survey.root / "bundle")).digest
+            slow = MeasuredCosts({"read": 1.0}, 1.0, 1, digest, "cpu", "a drill")
+            slow.write(str(out / "scores"))
         self.driver = self.start(address, no_progress_seconds)
 
     def start(self, address: str, no_progress_seconds: float | None = None) -> drivers.Driver:
         """Start `clusterray score`, for the first time or once more."""
         return drivers.start(
             "score",
-            self.survey.overrides(self.out),
+            self.survey.overrides(self.out, workers=None if self.long else 1),
             address=address,
             log=self.out.parent / f"{self.out.name}.log",
             no_progress_seconds=no_progress_seconds,
@@ -102,11 +112,12 @@ Strike = Callable[[Nodes, Run, random.Random], bool]
 
 @dataclass(frozen=True)
 class Kind:
-    """One drill: what is struck, and whether the run goes on by itself."""
+    """One drill: what is struck, whether the run goes on by itself, whether it is a long one."""
 
     what: str
     strike: Strike
     survives: bool = True
+    long: bool = False
 
 
 def _worker(nodes: Nodes, run: Run, rng: random.Random) -> bool:
@@ -144,13 +155,16 @@ KINDS = {
     "node": Kind("SIGKILL of a node", _node),
     "driver": Kind("SIGKILL of the driver", _driver, survives=False),
     "cluster": Kind("SIGKILL of every process of the cluster", _cluster, survives=False),
+    "long-actor": Kind("SIGKILL of an actor that does all stages", _actor, long=True),
+    "long-node": Kind("SIGKILL of a node of such actors", _node, long=True),
+    "long-driver": Kind("SIGKILL of their driver", _driver, survives=False, long=True),
 }
 
 
 def drill(kind: str, seed: int, nodes: Nodes, survey: DrillSurvey, *, folder: Path) -> Outcome:
     """Strike a run at a random moment, run it again, and look at what is there."""
     start, rng = time.monotonic(), random.Random(f"{kind} {seed}")
-    run = Run(survey, folder / f"{kind}-{seed}", nodes.address)
+    run = Run(survey, folder / f"{kind}-{seed}", nodes.address, long=KINDS[kind].long)
     outputs = rng.randrange(survey.groups)
     hit = run.reach(outputs)
     if not outputs:
@@ -163,10 +177,20 @@ def drill(kind: str, seed: int, nodes: Nodes, survey: DrillSurvey, *, folder: Pa
         went = "did not go on by itself" if KINDS[kind].survives else "did not end"
         outcome.failures.append(f"the run {went}: exit status {status}")
         outcome.said = run.driver.said()
+    _check_pools(outcome, run)
     nodes.restore()
     judge(outcome, run, nodes, stood)
     outcome.seconds = time.monotonic() - start
     return outcome
+
+
+def _check_pools(outcome: Outcome, run: Run) -> None:
+    """Note a long run that ended, had work, and had a pool for each stage all the same."""
+    url = str(run.out / "scores/summary.json")
+    if run.long and storage.exists(url):
+        summary = storage.read_json(url)
+        if summary["done"] and not summary["forecast"]["pools"]["fused"]:
+            outcome.failures.append("its actors did not do all stages")
 
 
 def judge(outcome: Outcome, run: Run, nodes: Nodes, stood: dict[str, int]) -> None:
@@ -181,6 +205,7 @@ def judge(outcome: Outcome, run: Run, nodes: Nodes, stood: dict[str, int]) -> No
         outcome.said = run.driver.said()
         fail("the second run failed")
         return
+    _check_pools(outcome, run)
     after, config = run.outputs(), survey.config(run.out)
     summary = storage.read_json(f"{config.paths.scores}/summary.json")
     outcome.second_run = summary["done"]

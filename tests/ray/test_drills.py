@@ -58,7 +58,7 @@ def test_a_place_that_cannot_be_written_is_told(survey, running, tmp_path):
     assert outcome.failures == []
 
 
-@pytest.mark.parametrize("kind", ["worker", "actor", "driver", "cluster"])
+@pytest.mark.parametrize("kind", ["worker", "actor", "driver", "cluster", "long-actor"])
 def test_whatever_is_killed_the_rest_is_done_later(survey, running, tmp_path: Path, kind):
     assert drill(kind, 1, running, survey, folder=tmp_path).failures == []
 
