@@ -88,8 +88,8 @@ class RegisteredStore:
     """Registers the object store with CUDA, at once or when the first array in it is seen.
 
     What lies elsewhere (in the heap, or in files that Ray falls back to) is not registered: such
-    mappings come and go. Nor is a store of more than 40 GiB: registering takes up to 0.4 s a GiB in
-    every actor and makes all of it resident (`cluster.object_store_gb` makes a smaller one).
+    mappings come and go. Nor is a store of more than 40 GiB: all of it becomes resident, at up to a
+    second a GiB in every actor (`cluster.object_store_gb` makes a smaller one).
 
     Parameters
     ----------

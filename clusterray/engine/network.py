@@ -7,6 +7,7 @@ come back, in one copy.
 """
 
 import os
+import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Sequence
@@ -255,12 +256,13 @@ def _columns(model: LensViT, anomaly: bool, settings: ScoreSettings) -> dict[str
 def keep_compiled() -> None:
     """Have torch keep what it compiles in the home folder, for later actors and runs.
 
-    Its own default lies where temporary files do. To be called before timm is imported, which
-    settles the place; a `TORCHINDUCTOR_CACHE_DIR` in the environment stands.
+    To be called before timm is imported, which settles the place. A `TORCHINDUCTOR_CACHE_DIR` in
+    the environment stands, unless it is torch's own choice among temporary files: a driver that
+    imported its compiler hands that on to the workers.
     """
-    if _CACHE_ENV not in os.environ:
-        try:
-            _CACHE.mkdir(parents=True, exist_ok=True)
-        except OSError:
-            return
+    given = os.environ.get(_CACHE_ENV)
+    if given and not given.startswith(os.path.join(tempfile.gettempdir(), "torchinductor_")):
+        return
+    with suppress(OSError):
+        _CACHE.mkdir(parents=True, exist_ok=True)
         os.environ[_CACHE_ENV] = str(_CACHE)

@@ -1,5 +1,7 @@
 """The scoring network beside `vision.prediction.predict`, which does the same the plain way."""
 
+import os
+import tempfile
 import threading
 
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 import torch
 
 from clusterray.config import ScoreSettings, VisionSettings
+from clusterray.engine import network as network_module
 from clusterray.engine.network import ScoringNetwork
 from clusterray.errors import InputError
 from clusterray.sky.byte_planes import to_planes
@@ -119,3 +122,17 @@ def test_a_gpu_gives_nearly_the_scores_of_a_cpu():
     found = scored(net)
     np.testing.assert_allclose(found.logit, plain().logit, atol=1e-3)
     np.testing.assert_allclose(found.anomaly, ANOMALY.score(plain().embedding), rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [("", True), ("{tmp}/torchinductor_root", True), ("{tmp}/of_the_user", False)],
+)
+def test_what_is_compiled_is_kept_at_home_unless_the_user_named_a_place(
+    monkeypatch, tmp_path, given, kept
+):
+    monkeypatch.setattr(network_module, "_CACHE", tmp_path / "home")
+    given = given.format(tmp=tempfile.gettempdir())
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", given)
+    network_module.keep_compiled()
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == (str(tmp_path / "home") if kept else given)
