@@ -15,8 +15,8 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -42,6 +42,7 @@ __all__ = [
     "name_of",
     "open_fsspec",
     "open_input",
+    "open_parquet",
     "parquet_bytes",
     "read_bytes",
     "read_json",
@@ -427,9 +428,9 @@ def write_json(url: str, value: Any) -> None:
 
 
 def parquet_bytes(table: pa.Table, **options: Any) -> pa.Buffer:
-    """A table as the bytes of a Parquet file (zstd unless told otherwise)."""
+    """A table as the bytes of a Parquet file with page checksums, zstd unless told otherwise."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, **{"compression": "zstd", **options})
+    pq.write_table(table, sink, **{"compression": "zstd", "write_page_checksum": True, **options})
     return sink.getvalue()
 
 
@@ -443,19 +444,38 @@ def read_table(url: str, *, columns: list[str] | None = None) -> pa.Table:
 
     Raises
     ------
-    StorageError : the file is missing, truncated or not Parquet.
+    StorageError : the file is missing, truncated, damaged or not Parquet.
     """
 
     def whole() -> pa.Table:
-        with open_input(url) as stream:
-            try:
-                return pq.ParquetFile(stream).read(columns=columns)
-            except (OSError, pa.ArrowException) as error:
-                if is_transient(url, error):
-                    raise
-                raise StorageError(
-                    f"'{redact(url)}' is not a readable Parquet file: {error}; "
-                    "it may be truncated or of another format"
-                ) from error
+        with open_parquet(url) as (file, _):
+            return file.read(columns=columns)
 
     return retried("read", url, whole)
+
+
+@contextmanager
+def open_parquet(
+    url: str, *, way_out: str = "", **options: Any
+) -> Iterator[tuple[pq.ParquetFile, pa.NativeFile]]:
+    """Open a Parquet file inside the block, and the stream it lies in; for inside `retried`.
+
+    Pages are compared with their checksums, where the file has them: zstd alone does not notice
+    bytes that changed in place. What goes wrong in the block becomes a StorageError, but for what
+    may pass.
+
+    Parameters
+    ----------
+    way_out : what to do about a file that cannot be read.
+    """
+    with open_input(url) as stream:
+        try:
+            yield pq.ParquetFile(stream, page_checksum_verification=True, **options), stream
+        except (OSError, pa.ArrowException) as error:
+            if is_transient(url, error):
+                raise
+            said = str(error).rstrip(". ")
+            raise StorageError(
+                f"'{redact(url)}' is not a readable Parquet file: {said}; it may be truncated, "
+                f"damaged or of another format{way_out and '; '}{way_out}"
+            ) from error

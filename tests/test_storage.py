@@ -1,5 +1,6 @@
 import json
 import os
+import struct
 from pathlib import Path
 
 import pyarrow as pa
@@ -202,6 +203,16 @@ def test_parquet_that_cannot_be_read(tmp_path: Path, spoil) -> None:
     with pytest.raises(
         StorageError, match=r"(?s)a\.parquet' is not a readable Parquet file: .*trunc"
     ):
+        storage.read_table(str(path))
+
+
+def test_values_that_changed_in_place_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    plain = {"compression": "none", "use_dictionary": False}
+    data = storage.parquet_bytes(pa.table({"x": [float(i) for i in range(9)]}), **plain)
+    assert data.to_pybytes().count(struct.pack("<d", 5.0)) == 1
+    path.write_bytes(data.to_pybytes().replace(struct.pack("<d", 5.0), struct.pack("<d", 6.0)))
+    with pytest.raises(StorageError, match=r"a\.parquet' is not a readable .* checksum"):
         storage.read_table(str(path))
 
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clusterray import schema, storage
-from clusterray.errors import ContractError, InputError, StorageError
+from clusterray.errors import ContractError, InputError
 from clusterray.sky.byte_planes import dequantise, encode, from_planes, to_planes
 from clusterray.sky.cutout_table import to_table
 
@@ -299,21 +299,10 @@ def numbers(column: pa.ChunkedArray) -> npt.NDArray[Any]:
 
 @contextmanager
 def _opened(path: str) -> Iterator[tuple[pq.ParquetFile, dict[str, Any], pa.NativeFile]]:
-    """Open a shard; what goes wrong while reading it becomes a StorageError, but for what may pass.
-
-    That is for `storage.retried`, around the block.
-    """
-    with storage.open_input(path) as stream:
-        try:
-            file = pq.ParquetFile(stream, pre_buffer=True)
-            yield file, layout(file.schema_arrow, where=storage.redact(path)), stream
-        except (OSError, pa.ArrowException) as error:
-            if storage.is_transient(path, error):
-                raise
-            raise StorageError(
-                f"'{storage.redact(path)}' is not a readable Parquet file: {error}; "
-                "it may be truncated or of another format; ingest it again, or fetch a whole copy"
-            ) from error
+    """Open a shard, with the layout of its images and the stream it lies in."""
+    way_out = "ingest it again, or fetch a whole copy"
+    with storage.open_parquet(path, way_out=way_out, pre_buffer=True) as (file, stream):
+        yield file, layout(file.schema_arrow, where=storage.redact(path)), stream
 
 
 def _row_group(file: pq.ParquetFile, index: int, spec: dict[str, Any], path: str) -> pa.Table:
@@ -331,7 +320,7 @@ def read(path: str, *, integers: bool = False) -> CutoutBatch:
 
     Raises
     ------
-    StorageError : the file is missing, truncated or not Parquet.
+    StorageError : the file is missing, truncated, damaged or not Parquet.
     ContractError : Parquet, but not a cutout shard, or one of another version; repeated ids.
     """
     return storage.retried("read", path, lambda: _read(path, integers=integers))

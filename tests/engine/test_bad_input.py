@@ -47,9 +47,18 @@ def rewrite(path: Path) -> None:
     )
 
 
+def spoil(path: Path) -> None:
+    """Other bytes inside the first row group, nearly all of which are pixels."""
+    data = bytearray(path.read_bytes())
+    start = len(data) // 16
+    data[start : start + 16] = bytes(b ^ 0x55 for b in data[start : start + 16])
+    path.write_bytes(data)
+
+
 BREAK = {
     "gone": (Path.unlink, StorageError, "no such file"),
     "cut": (lambda p: p.write_bytes(p.read_bytes()[:-200]), StorageError, "not a readable Parquet"),
+    "damaged": (spoil, StorageError, "not a readable Parquet file: .*checksum.*fetch a whole copy"),
     "other": (rewrite, ContractError, "was rewritten since it was listed.*run the same command"),
 }
 
