@@ -358,15 +358,15 @@ class ClusterSettings(_Settings):
     workers: Positive | None = None
     """Actors per pool; null lets the plan choose."""
     row_groups_per_batch: Positive | None = None
-    """Row groups handed to an actor in one call; null takes one for each GPU, at most four.
+    """Row groups handed to an actor in one call; null takes two for each GPU, at most four.
 
-    It never changes a result. One driver hands them all out, so several GPUs want larger calls.
+    It never changes a result. One driver hands them all out, and GPUs want them fast.
     """
     actors_per_gpu: Positive = 1
     """Processes that share a GPU; each compiles, and holds the network."""
     calls_per_gpu_actor: Positive = 3
-    """Row groups that one of them works on at once, each on a CUDA stream of its own, so that the
-    GPU computes for one while another is copied to it."""
+    """Calls that one of them works on at once, each on a CUDA stream of its own, so that the GPU
+    computes for one while the pixels of another are copied to it."""
     object_store_gb: PositiveFloat | None = None
     """Object store of a local cluster; null takes Ray's share of the memory, at most 32."""
 

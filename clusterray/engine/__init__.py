@@ -1,6 +1,7 @@
 """The engine: plans, Ray stages, receipts and resuming. The only package that imports Ray."""
 
 __all__ = [
+    "ahead",
     "claim",
     "costs",
     "doctor",

@@ -37,6 +37,11 @@ class Measured:
     reasons: list[str | None]
     features: np.ndarray | None = None
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the features."""
+        return 0 if self.features is None else self.features.nbytes
+
 
 def measure(table: pa.Table, settings: FeatureSettings | None) -> Measured:
     """Look at every row of a shard's table and, where `settings` say how, compute its features.

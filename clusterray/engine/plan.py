@@ -104,7 +104,8 @@ def plan_pools(
     workers : actors in the read and ViT pools, where the user says so; stages are not fused then.
     actors_per_gpu, calls_per_gpu_actor : they hide the copies of one row group behind the kernels
         of another.
-    row_groups_per_batch : None takes one for each GPU, at most four, while there are enough.
+    row_groups_per_batch : None takes two for each GPU, at most four, while there are enough; one
+        without a GPU.
     """
     on_gpu = gpus >= 1
     weights = {
@@ -136,6 +137,6 @@ def plan_pools(
         # Ray takes parts of one GPU or whole ones, and an actor works on one.
         gpus_per_vit=min(1.0, int(1e4 * gpus / size["vit"]) / 1e4) if on_gpu else 0.0,
         vit_calls=calls_per_gpu_actor if on_gpu else 1,
-        row_groups_per_batch=row_groups_per_batch or min(4, max(1, int(gpus)), enough),
+        row_groups_per_batch=row_groups_per_batch or min(4, max(1, 2 * int(gpus)), enough),
         fused=fused,
     )

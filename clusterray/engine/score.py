@@ -5,12 +5,14 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from clusterray import schema, storage
 from clusterray.config import Config
 from clusterray.engine import work
+from clusterray.engine.ahead import opened_register
 from clusterray.engine.costs import MeasuredCosts, of_run, probe, read_costs
 from clusterray.engine.forecast import Outlook, foresee, spent
 from clusterray.engine.ledger import RowGroup, Shard, open_run
@@ -195,14 +197,15 @@ def check_survey(config: Config, bundle: bundles.Bundle) -> None:
             )
 
 
-def _score_row_groups(
+def _stages(
     groups: Sequence[RowGroup],
     config: Config,
     bundle: bundles.Bundle,
     pools: Pools,
     *,
-    shape: tuple[float, float],
-) -> _Worked:
+    device: str,
+    register: Any,
+) -> list[work.Stage]:
     settings, url = config.score, config.paths.bundle
     has_network = bool(bundle.networks)
     stages = [
@@ -213,6 +216,7 @@ def _score_row_groups(
                 "groups": list(groups),
                 "settings": wanted_features(bundle),
                 "keep_pixels": has_network,
+                "register": register,
             },
             actors=pools.read,
             num_cpus=pools.num_cpus,
@@ -222,7 +226,7 @@ def _score_row_groups(
         work.Stage(
             "vit",
             VitStage,
-            {"bundle_url": url, "settings": settings, "device": device_of(bundle, shape[1])},
+            {"bundle_url": url, "settings": settings, "device": device},
             actors=pools.vit,
             num_cpus=0 if pools.gpus_per_vit else pools.num_cpus,
             num_gpus=pools.gpus_per_vit,
@@ -244,22 +248,41 @@ def _score_row_groups(
     ]
     if not has_network:
         del stages[1]
+    return stages
+
+
+def _computes_ahead(bundle: bundles.Bundle, *, device: str) -> bool:
+    # Without a GPU the cores of readers that wait are the network's.
+    return device == "cuda" and wanted_features(bundle) is not None
+
+
+def _score_row_groups(
+    groups: Sequence[RowGroup],
+    config: Config,
+    bundle: bundles.Bundle,
+    pools: Pools,
+    *,
+    shape: tuple[float, float],
+) -> _Worked:
+    device = device_of(bundle, shape[1])
     progress = Progress("score", len(groups), unit="row groups")
     worked, start = _Worked(), time.monotonic()
     meters = RunMeters("score", units=len(groups), shape=shape, prices=config.prices)
-    tables = work.run(
-        len(groups),
-        stages,
-        verb="score",
-        units_per_batch=pools.row_groups_per_batch,
-        rows=[group.rows for group in groups],
-        fused=pools.fused,
-    )
-    for table in tables:
-        for answer in table.to_pylist():
-            meters.advance(rejected=answer["rejected"])
-            progress.advance(rows=answer["scored"] + answer["rejected"])
-            worked.add(answer, groups[answer["unit"]], seconds=time.monotonic() - start)
+    ahead = _computes_ahead(bundle, device=device)
+    with opened_register(len(groups)) if ahead else nullcontext() as register:
+        tables = work.run(
+            len(groups),
+            _stages(groups, config, bundle, pools, device=device, register=register),
+            verb="score",
+            units_per_batch=pools.row_groups_per_batch,
+            rows=[group.rows for group in groups],
+            fused=pools.fused,
+        )
+        for table in tables:
+            for answer in table.to_pylist():
+                meters.advance(rejected=answer["rejected"])
+                progress.advance(rows=answer["scored"] + answer["rejected"])
+                worked.add(answer, groups[answer["unit"]], seconds=time.monotonic() - start)
     return worked
 
 

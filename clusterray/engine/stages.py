@@ -7,6 +7,7 @@ import json
 import socket
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -17,9 +18,10 @@ import pyarrow.compute as pc
 from clusterray import schema, storage
 from clusterray.config import FeatureSettings, ScoreSettings
 from clusterray.engine import work
+from clusterray.engine.ahead import Ahead
 from clusterray.engine.host_memory import populate_store
 from clusterray.engine.ledger import RowGroup, write_rejects
-from clusterray.engine.measuring import measure
+from clusterray.engine.measuring import Measured, measure
 from clusterray.engine.parcels import Parcel, Reject, pack, unpack
 from clusterray.ensemble import bundle as bundles
 from clusterray.errors import ClusterrayError, InputError
@@ -44,6 +46,7 @@ def read_features(
     settings: FeatureSettings | None,
     stage: str,
     keep: Sequence[str] | None = None,
+    measured: Measured | None = None,
 ) -> tuple[pa.Table, list[Reject]]:
     """Read a row group and compute its features; a row that cannot be used becomes a reject.
 
@@ -52,6 +55,7 @@ def read_features(
     settings : of the features; None computes none.
     stage : what rejects name as theirs.
     keep : object ids to keep; None keeps all.
+    measured : the features of all its rows, where they were computed before.
 
     Returns
     -------
@@ -59,12 +63,11 @@ def read_features(
         float32.
     rejects : rows of `schema.REJECTS`.
     """
-    shard = group.shard
-    table = shards.read_row_group(shard.url, group.index, raw=True, footer_sha256=shard.footer)
+    table = _read(group)
     if keep is not None:
         wanted = pc.is_in(table.column("object_id"), pa.array(keep, pa.string()))
         table = _filtered(table, wanted)
-    measured = measure(table, settings)
+    measured = measured or measure(table, settings)
     usable = np.array([r is None for r in measured.reasons], bool)
     rejects = [
         {"object_id": i, "stage": stage, "reason": r, "retryable": False}
@@ -78,6 +81,11 @@ def read_features(
             "features", _list_column(measured.features[usable], pa.float32())
         )
     return table, rejects
+
+
+def _read(group: RowGroup) -> pa.Table:
+    shard = group.shard
+    return shards.read_row_group(shard.url, group.index, raw=True, footer_sha256=shard.footer)
 
 
 def _filtered(table: pa.Table, mask: pa.Array) -> pa.Table:
@@ -102,24 +110,45 @@ def _fetched(url: str) -> bundles.Bundle:
 
 
 class ReadStage:
-    """Actor: from a planned row group to its pixels and features."""
+    """Actor: from a planned row group to its pixels and features.
+
+    Parameters
+    ----------
+    groups : the plan.
+    settings : of the features; None computes none.
+    keep_pixels : whether a later stage wants them.
+    register : of `opened_register`, to compute features ahead of their turn; None does not.
+    """
 
     def __init__(
-        self, groups: Sequence[RowGroup], settings: FeatureSettings | None, *, keep_pixels: bool
+        self,
+        groups: Sequence[RowGroup],
+        settings: FeatureSettings | None,
+        *,
+        keep_pixels: bool,
+        register: Any = None,
     ) -> None:
         # One core per actor: the pool, not Arrow's own threads, decides how many work.
         pa.set_cpu_count(1)
         self.groups, self.settings, self.keep_pixels = groups, settings, keep_pixels
+        self.ahead = None if register is None else Ahead(register, self._measure)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Read the row groups of a batch of units."""
-        return pack([self._read(unit) for unit in work.unit_column(table)])
+        with self.ahead.at_work() if self.ahead else nullcontext():
+            return pack([self._parcel(unit) for unit in work.unit_column(table)])
 
-    def _read(self, unit: int) -> Parcel:
+    def _parcel(self, unit: int) -> Parcel:
         start = time.monotonic()
-        data, rejects = read_features(self.groups[unit], settings=self.settings, stage="score")
-        seconds = {"read": time.monotonic() - start}
+        measured, before = self.ahead.begin(unit) if self.ahead else (None, 0.0)
+        data, rejects = read_features(
+            self.groups[unit], settings=self.settings, stage="score", measured=measured
+        )
+        seconds = {"read": before + time.monotonic() - start}
         return Parcel.of(unit, data, keep_pixels=self.keep_pixels, rejects=rejects, seconds=seconds)
+
+    def _measure(self, unit: int) -> Measured:
+        return measure(_read(self.groups[unit]), self.settings)
 
 
 class VitStage:

@@ -9,6 +9,7 @@ import pytest
 
 from clusterray import storage
 from clusterray.engine import plan
+from clusterray.engine import score as scoring
 from clusterray.engine.doctor import doctor
 from clusterray.engine.rank import rank
 from clusterray.engine.score import score
@@ -97,6 +98,9 @@ def test_a_run_that_was_cut_short_ends_with_the_same_bytes_whatever_workers_and_
 ):
     if fused:
         monkeypatch.setattr(plan, "_LONG_SECONDS", 0.0)
+    else:
+        # As where there is a GPU.
+        monkeypatch.setattr(scoring, "_computes_ahead", lambda *_, **__: True)
     shutil.copytree(networks.paths.scores, tmp_path / "scores")
     paths = {"scores": f"{tmp_path}/scores", "ranking": f"{tmp_path}/ranking"}
     workers = {"workers": None if fused else 2, "row_groups_per_batch": 2}

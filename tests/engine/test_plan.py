@@ -42,11 +42,11 @@ def test_in_a_long_run_on_cpus_one_actor_on_each_does_all_stages(cpus):
     assert not (short.fused or asked.fused or on_gpu.fused)
 
 
-def test_several_gpus_are_handed_several_row_groups_a_call():
+def test_gpus_are_handed_several_row_groups_a_call():
     per_call = {
-        n: plan_pools(64, n, costs=COSTS, units=1000).row_groups_per_batch for n in (0, 2, 8)
+        n: plan_pools(64, n, costs=COSTS, units=1000).row_groups_per_batch for n in (0, 1, 2, 8)
     }
-    assert per_call == {0: 1, 2: 2, 8: 4}
+    assert per_call == {0: 1, 1: 2, 2: 4, 8: 4}
     assert plan_pools(64, 8, costs=COSTS, units=60).row_groups_per_batch == 1
     asked = plan_pools(64, 8, costs=COSTS, units=1000, row_groups_per_batch=1)
     assert asked.row_groups_per_batch == 1

@@ -1,5 +1,7 @@
 """Row groups with rows that cannot be scored, through the stages as Ray calls them."""
 
+import json
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,9 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
 
 from clusterray import schema, storage
 from clusterray.config import Config, FeatureSettings
+from clusterray.engine import ahead
+from clusterray.engine import stages as scoring_stages
+from clusterray.engine.ahead import Register, opened_register
 from clusterray.engine.ledger import RowGroup
 from clusterray.engine.plan import list_shards
 from clusterray.engine.stages import FinishStage, ReadStage, VitStage
@@ -40,13 +46,14 @@ def poisoned(networks: Config, tmp_path: Path) -> Callable[[dict[int, float]], l
     return make
 
 
+def features(networks: Config) -> FeatureSettings:
+    return FeatureSettings.model_validate(bundle.load(networks.paths.bundle).settings["features"])
+
+
 def stages(networks: Config, groups: list[RowGroup], out: Path):
     settings = networks.score.model_copy(update={"keep_embedding": True, "keep_attention": True})
-    features = FeatureSettings.model_validate(
-        bundle.load(networks.paths.bundle).settings["features"]
-    )
     return (
-        ReadStage(groups, features, keep_pixels=True),
+        ReadStage(groups, features(networks), keep_pixels=True),
         VitStage(networks.paths.bundle, settings, "cpu"),
         FinishStage(networks.paths.bundle, groups, settings, str(out)),
     )
@@ -103,3 +110,31 @@ def test_row_whose_logit_is_not_finite_costs_one_row(networks, poisoned, tmp_pat
     assert rejects[0]["object_id"] == shard[3]
     assert "vit nan" in rejects[0]["reason"]
     assert rows["object_id"].to_pylist() == [*shard[:3], *shard[4:PER_GROUP]]
+
+
+def seconds_kept(register: Register) -> dict[int, float]:
+    return {unit: ray.get(reference)[1] for unit, reference in register._kept.items()}
+
+
+def test_features_computed_ahead_make_the_same_parcels(
+    networks, poisoned, ray_session, monkeypatch
+):
+    groups = poisoned({1: NAN, PER_GROUP + 3: TINY_SIGMA})
+    units = pa.table({"unit": range(len(groups))})
+    before = {}
+    monkeypatch.setattr(ahead, "_IDLE_SECONDS", 0.0)
+    with np.errstate(over="ignore"), opened_register(len(groups)) as register:
+        want = ReadStage(groups, features(networks), keep_pixels=True)(units)
+        read = ReadStage(groups, features(networks), keep_pixels=True, register=register)
+        deadline = time.monotonic() + 60
+        while len(before) < len(groups):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+            before = ray.get(register.__ray_call__.remote(seconds_kept))
+        monkeypatch.setattr(scoring_stages, "measure", None)
+        found = read(units)
+    assert ["infinite" in text for text in want["rejects"].to_pylist()[:2]] == [False, True]
+    for name in ("payload", "planes", "rejects"):
+        assert found[name].to_pylist() == want[name].to_pylist()
+    for unit, text in enumerate(found["seconds"].to_pylist()):
+        assert json.loads(text)["read"] > before[unit] > 0.0
