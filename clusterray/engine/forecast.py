@@ -89,6 +89,7 @@ def foresee(
         actors_per_gpu=config.cluster.actors_per_gpu,
         calls_per_gpu_actor=config.cluster.calls_per_gpu_actor,
         row_groups_per_batch=config.cluster.row_groups_per_batch,
+        row_group_bytes=max((group.stored_bytes for group in groups), default=0.0),
     )
     predicted = forecast(
         groups,
@@ -159,7 +160,7 @@ def forecast(
         even = on_cpu * rows / max(cpus, 1.0)
         fill = largest * sum(per_row.values())
         seconds = startup_seconds + max(*stages, even, fill)
-    read = sum(group.shard.size * group.rows / max(group.shard.rows, 1) for group in groups)
+    read = sum(group.stored_bytes for group in groups)
     return spent(seconds, shape=(cpus, gpus), bytes_read=round(read), prices=prices)
 
 

@@ -90,6 +90,11 @@ class RowGroup:
         """Name of the file that holds this row group's result."""
         return f"{self.shard.name}.{self.shard.footer[:12]}.{self.index:05d}.parquet"
 
+    @property
+    def stored_bytes(self) -> float:
+        """Its share of the shard's bytes."""
+        return self.shard.size * self.rows / max(self.shard.rows, 1)
+
 
 @dataclass(frozen=True)
 class Receipt:

@@ -12,8 +12,9 @@ from clusterray.errors import InputError
 
 __all__ = ["Pools", "StageCosts", "list_shards", "missing_row_groups", "plan_pools"]
 
-
 _LONG_SECONDS = 30.0
+_BATCH_BYTES = 64e6
+"""As stored. Larger calls fill the object store with pixels that wait for each other."""
 
 
 def list_shards(
@@ -86,6 +87,7 @@ def plan_pools(
     actors_per_gpu: int = 1,
     calls_per_gpu_actor: int = 3,
     row_groups_per_batch: int | None = None,
+    row_group_bytes: float = 0.0,
 ) -> Pools:
     """Pool sizes that keep every stage equally busy on a cluster of this shape.
 
@@ -104,8 +106,9 @@ def plan_pools(
     workers : actors in the read and ViT pools, where the user says so; stages are not fused then.
     actors_per_gpu, calls_per_gpu_actor : they hide the copies of one row group behind the kernels
         of another.
-    row_groups_per_batch : None takes two for each GPU, at most four, while there are enough; one
-        without a GPU.
+    row_groups_per_batch : None takes two for each GPU, at most four and 64 MB, while there are
+        enough; one without a GPU.
+    row_group_bytes : stored bytes of the largest one.
     """
     on_gpu = gpus >= 1
     weights = {
@@ -126,6 +129,7 @@ def plan_pools(
         size = dict.fromkeys(size, max(1, int(cpus)))
     size = {name: min(n, max(1, units)) for name, n in size.items()}
     enough = max(1, units // (2 * size["read"]))
+    fitting = max(1, int(_BATCH_BYTES / max(row_group_bytes, 1.0)))
     holders = size["read"]
     if not fused:
         holders += size["finish"] + (0 if on_gpu else size["vit"])
@@ -137,6 +141,6 @@ def plan_pools(
         # Ray takes parts of one GPU or whole ones, and an actor works on one.
         gpus_per_vit=min(1.0, int(1e4 * gpus / size["vit"]) / 1e4) if on_gpu else 0.0,
         vit_calls=calls_per_gpu_actor if on_gpu else 1,
-        row_groups_per_batch=row_groups_per_batch or min(4, max(1, 2 * int(gpus)), enough),
+        row_groups_per_batch=row_groups_per_batch or min(4, max(1, 2 * int(gpus)), enough, fitting),
         fused=fused,
     )

@@ -272,11 +272,12 @@ class FinishStage:
             context = list_matrix(data, "features")[:, self.context] if self.context else None
             stack = np.asarray(self.stacker.decision_function(logits, context), np.float64)
         place = {name: data.column(name).to_numpy() for name in ("ra_deg", "dec_deg")}
-        fold = self.bundle.fold_of(ids, **place)
+        rows = self.bundle.training_rows(ids, **place)
+        fold = self.bundle.folds_of(rows)
         # Fold −1 was seen by the calibrator alone: the models' own logits are honest there.
         trained = np.flatnonzero(fold.fill_null(-1).to_numpy(zero_copy_only=False) >= 0)
-        rows = self.bundle.training_rows(ids, **place)[trained]
-        logits[trained], stack[trained] = self.oof_logits[rows], self.oof_stack[rows]
+        logits[trained] = self.oof_logits[rows[trained]]
+        stack[trained] = self.oof_stack[rows[trained]]
         columns: dict[str, Any] = {name: data.column(name) for name in _CARRIED}
         columns["shard"] = pa.array([shard] * len(ids), pa.string())
         columns["fold"] = fold

@@ -249,11 +249,8 @@ class Bundle:
         rows = np.flatnonzero(own).astype(np.int64)
         return rows, cKDTree(self._places[rows])
 
-    def fold_of(
-        self, object_id: Sequence[str], *, ra_deg: ArrayLike, dec_deg: ArrayLike
-    ) -> pa.Int8Array:
-        """Fold of each object: ≥ 0 trained on, −1 calibrated on, null never seen."""
-        rows = self.training_rows(object_id, ra_deg=ra_deg, dec_deg=dec_deg)
+    def folds_of(self, rows: np.ndarray[Any, np.dtype[np.int64]]) -> pa.Int8Array:
+        """Folds of `training_rows`: ≥ 0 trained on, −1 calibrated on, null never seen."""
         return self.oof.column("fold").combine_chunks().take(pa.array(rows, mask=rows < 0))
 
     def _file(self, name: str) -> bytes:

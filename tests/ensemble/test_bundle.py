@@ -125,11 +125,13 @@ def test_a_training_row_is_known_by_id_and_place_or_by_place_alone(saved):
         "ra_deg": np.array([c[1]["ra_deg"] for c in cases]),
         "dec_deg": np.array([c[1]["dec_deg"] + c[2] / 3600 for c in cases]),
     }
-    assert read.training_rows(ids, **place).tolist() == [c[3] for c in cases]
-    folds = read.fold_of(ids, **place)
+    found = read.training_rows(ids, **place)
+    assert found.tolist() == [c[3] for c in cases]
+    folds = read.folds_of(found)
     assert folds.type == pa.int8()
     assert folds.to_pylist() == [rows[c[3]]["fold"] if c[3] >= 0 else None for c in cases]
-    assert read.fold_of([], ra_deg=[], dec_deg=[]).to_pylist() == []
+    nothing = read.training_rows([], ra_deg=[], dec_deg=[])
+    assert read.folds_of(nothing).to_pylist() == []
 
 
 def test_the_source_of_an_injection_is_another_object(tmp_path):
@@ -148,7 +150,7 @@ def test_the_source_of_an_injection_is_another_object(tmp_path):
     rows = read.training_rows(asked, **there)
     known = read.oof.column("object_id").to_pylist()
     assert [known[r] if r >= 0 else None for r in rows] == [None, *asked[1:3], None, ids[0]]
-    assert read.fold_of(asked, **there).null_count == 2
+    assert read.folds_of(rows).null_count == 2
 
 
 @pytest.mark.parametrize("models", [("lightgbm",), ("vit",)])
