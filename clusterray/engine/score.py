@@ -148,10 +148,12 @@ class _Worked:
             self.first_seconds, self.first_busy = seconds, sum(busy.values())
 
     def costs(self, *, shape: tuple[float, float], bundle: str, device: str) -> MeasuredCosts:
-        """What a cutout costs in each stage."""
+        """What a cutout costs in each stage; features computed ahead are part of reading."""
+        busy: dict[str, float] = dict(self.busy)
+        busy["read"] = busy.get("read", 0.0) + busy.pop("ahead", 0.0)
         startup = max(0.0, self.first_seconds - self.first_busy)
         return of_run(
-            self.busy,
+            busy,
             rows=max(self.rows, 1),
             working_seconds=self.seconds - startup,
             startup_seconds=startup,

@@ -144,7 +144,7 @@ class ReadStage:
         data, rejects = read_features(
             self.groups[unit], settings=self.settings, stage="score", measured=measured
         )
-        seconds = {"read": before + time.monotonic() - start}
+        seconds = {"read": time.monotonic() - start} | ({"ahead": before} if before else {})
         return Parcel.of(unit, data, keep_pixels=self.keep_pixels, rejects=rejects, seconds=seconds)
 
     def _measure(self, unit: int) -> Measured:

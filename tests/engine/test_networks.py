@@ -116,7 +116,7 @@ def test_a_run_that_was_cut_short_ends_with_the_same_bytes_whatever_workers_and_
     summary = score(again)
     assert (summary.done, summary.skipped) == (len(outputs) - 1, 1)
     assert (summary.forecast["pools"]["vit"], summary.forecast["pools"]["fused"]) == (2, fused)
-    assert set(summary.stage_seconds) == {"read", "vit", "finish"}
+    assert set(summary.stage_seconds) - {"ahead"} == {"read", "vit", "finish"}
     rank(again)
     ours, theirs = (Path(c.paths.ranking, "ranking.parquet") for c in (again, networks))
     assert ours.read_bytes() == theirs.read_bytes()

@@ -137,4 +137,4 @@ def test_features_computed_ahead_make_the_same_parcels(
     for name in ("payload", "planes", "rejects"):
         assert found[name].to_pylist() == want[name].to_pylist()
     for unit, text in enumerate(found["seconds"].to_pylist()):
-        assert json.loads(text)["read"] > before[unit] > 0.0
+        assert json.loads(text)["ahead"] == before[unit] > 0.0

@@ -34,7 +34,10 @@ DRILLS = {
     "taken": scarcity.taken_cpus,
     "disk": scarcity.full_disk,
     "read-only": scarcity.read_only,
+    "store": scarcity.small_store,
 }
+SMALL = ("store", "ahead-reader", "ahead-register")
+"""Drills of runs whose readers soon find the object store full."""
 WIDE: dict[str, Any] = {
     "models": ("lightgbm", "vit"),
     "n_shards": 2,
@@ -43,10 +46,11 @@ WIDE: dict[str, Any] = {
 }
 """240 MB of pixels, to go through a store of 80."""
 FEWER = {
-    "long-actor": 6, "long-node": 6, "long-driver": 6,
+    "long-actor": 6, "long-node": 6, "long-driver": 6, "ahead-reader": 4, "ahead-register": 4,
     "taken": 6, "disk": 4, "read-only": 1, "store": 2,
 }  # fmt: skip
-"""Seeds of the drills of long runs, and of those that are no kill at a random moment."""
+"""Seeds of the drills of long runs and of what is computed ahead, and of those that are no kill
+at a random moment."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -100,23 +104,24 @@ def _outcomes(
     wanted = [
         (kind, seed) for seed in range(seeds) for kind in kinds if seed < FEWER.get(kind, seeds)
     ]
-    if any(kind != "store" for kind in kinds):
-        survey = make(folder / "survey")
-        with nodes(2, 2, 2) as running:
-            for kind, seed in (w for w in wanted if w[0] != "store"):
+    for small, cpus, survey, store in (
+        (False, (2, 2, 2), {}, 100),
+        (True, (2,), WIDE, 80),
+    ):
+        chosen = [w for w in wanted if (w[0] in SMALL) == small]
+        if not chosen:
+            continue
+        made = make(folder / ("wide" if small else "survey"), **survey)
+        with nodes(*cpus, object_store_memory=store * 2**20) as running:
+            for kind, seed in chosen:
                 drilled = DRILLS.get(kind, partial(drill, kind))
                 try:
-                    yield kind, drilled(seed, running, survey, folder=folder)
+                    yield kind, drilled(seed, running, made, folder=folder)
                 except scarcity.NotHereError as reason:
                     yield kind, reason
                 except Exception as error:  # one drill that breaks must not end the others
                     running.restore()
                     yield kind, Outcome(kind, seed, False, None, 0, 0, 0, 0.0, [repr(error)])
-    if "store" in kinds:
-        survey = make(folder / "wide", **WIDE)
-        with nodes(2, object_store_memory=80 * 2**20) as small:
-            for kind, seed in (w for w in wanted if w[0] == "store"):
-                yield kind, scarcity.small_store(seed, small, survey, folder=folder)
 
 
 def _show(outcome: Outcome) -> None:

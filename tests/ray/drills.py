@@ -54,6 +54,7 @@ class Run:
     """A scoring run of the survey in a folder of its own.
 
     `long` : it expects to take long, so that each actor does all stages.
+    `ahead` : its readers compute features ahead while the network is loaded.
     """
 
     def __init__(
@@ -64,9 +65,10 @@ class Run:
         *,
         no_progress_seconds: float | None = None,
         long: bool = False,
+        ahead: bool = False,
     ) -> None:
         shutil.rmtree(out, ignore_errors=True)
-        self.survey, self.out, self.long = survey, out, long
+        self.survey, self.out, self.long, self.ahead = survey, out, long, ahead
         if long:
             digest = bundles.load(str(survey.root / "bundle")).digest
             # So slow that one row group left over is long, too.
@@ -82,6 +84,7 @@ class Run:
             address=address,
             log=self.out.parent / f"{self.out.name}.log",
             no_progress_seconds=no_progress_seconds,
+            ahead=self.ahead,
         )
 
     def outputs(self) -> dict[str, int]:
@@ -113,12 +116,13 @@ Strike = Callable[[Nodes, Run, random.Random], bool]
 
 @dataclass(frozen=True)
 class Kind:
-    """One drill: what is struck, whether the run goes on by itself, whether it is a long one."""
+    """One drill: what is struck, whether the run goes on by itself, and what kind of run it is."""
 
     what: str
     strike: Strike
     survives: bool = True
     long: bool = False
+    ahead: bool = False
 
 
 def _worker(nodes: Nodes, run: Run, rng: random.Random) -> bool:
@@ -141,6 +145,18 @@ def _driver(nodes: Nodes, run: Run, rng: random.Random) -> bool:
     return run.driver.kill()
 
 
+def _ahead(doing: str) -> Strike:
+    """At any moment from when readers are there: most of them lie before the network is."""
+
+    def strike(nodes: Nodes, run: Run, rng: random.Random) -> bool:
+        while run.driver.running and not nodes.ray_workers(doing="ReadStage"):
+            time.sleep(0.05)
+        time.sleep(rng.uniform(0, 10))
+        return run.driver.running and kill(*nodes.ray_workers(doing=doing)) == 1
+
+    return strike
+
+
 def _cluster(nodes: Nodes, run: Run, rng: random.Random) -> bool:
     was = run.driver.running
     nodes.lose_all()
@@ -159,26 +175,37 @@ KINDS = {
     "long-actor": Kind("SIGKILL of an actor that does all stages", _actor, long=True),
     "long-node": Kind("SIGKILL of a node of such actors", _node, long=True),
     "long-driver": Kind("SIGKILL of their driver", _driver, survives=False, long=True),
+    "ahead-reader": Kind(
+        "SIGKILL of a reader that computes ahead", _ahead("ReadStage"), ahead=True
+    ),
+    "ahead-register": Kind(
+        "SIGKILL of the register of what is ahead", _ahead("Register"), ahead=True
+    ),
 }
 
 
 def drill(kind: str, seed: int, nodes: Nodes, survey: DrillSurvey, *, folder: Path) -> Outcome:
     """Strike a run at a random moment, run it again, and look at what is there."""
     start, rng = time.monotonic(), random.Random(f"{kind} {seed}")
-    run = Run(survey, folder / f"{kind}-{seed}", nodes.address, long=KINDS[kind].long)
-    outputs = rng.randrange(survey.groups)
+    how = KINDS[kind]
+    run = Run(survey, folder / f"{kind}-{seed}", nodes.address, long=how.long, ahead=how.ahead)
+    outputs = 0 if how.ahead else rng.randrange(survey.groups)
     hit = run.reach(outputs)
     if not outputs:
         time.sleep(rng.uniform(0, 3))
-    hit = KINDS[kind].strike(nodes, run, rng) and hit
+    hit = how.strike(nodes, run, rng) and hit
     stood = run.outputs()
     status = run.ended()
     outcome = Outcome(kind, seed, hit, status, len(stood), 0, 0)
-    if status is None or (KINDS[kind].survives and status != 0):
-        went = "did not go on by itself" if KINDS[kind].survives else "did not end"
+    if status is None or (how.survives and status != 0):
+        went = "did not go on by itself" if how.survives else "did not end"
         outcome.failures.append(f"the run {went}: exit status {status}")
         outcome.said = run.driver.said()
     _check_pools(outcome, run)
+    if how.ahead and stood and status == 0:
+        summary = storage.read_json(str(run.out / "scores/summary.json"))
+        if not summary["stage_seconds"].get("ahead"):
+            outcome.failures.append("nothing that was computed ahead was used")
     nodes.restore()
     judge(outcome, run, nodes, stood)
     outcome.seconds = time.monotonic() - start
