@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import ray
+from ray.exceptions import RayActorError
 
 from clusterray.engine import ahead
 from clusterray.engine.ahead import Ahead, Register, opened_register
@@ -26,11 +27,19 @@ def eager(monkeypatch):
     monkeypatch.setattr(ahead, "_LOOK_SECONDS", 0.01)
 
 
-def until(condition, seconds=20.0):
+def until(condition, *, seconds=20.0, pause=0.02):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not come"
-        time.sleep(0.02)
+        time.sleep(pause)
+
+
+def is_dead(register):
+    try:
+        ray.get(register.next.remote())
+    except RayActorError:
+        return True
+    return False
 
 
 @pytest.mark.parametrize("n_units", [0, 1, 2, 7, 1954])
@@ -69,12 +78,10 @@ def test_an_idle_actor_computes_and_any_other_gets_it():
         return Value(unit)
 
     with opened_register(8) as register:
-        ahead_of_all = Ahead(register, compute)
-        until(lambda: len(computed) == 8)
-        # The last one is told after it was computed.
-        until(lambda: ahead_of_all.begin(computed[-1])[0] is not None)
+        Ahead(register, compute)
+        until(lambda: ray.get(register.__ray_call__.remote(lambda r: len(r._kept))) == 8)
         other = Ahead(register, compute)
-        for unit in computed[:-1]:
+        for unit in range(8):
             value, seconds = other.begin(unit)
             assert (value.unit, seconds >= 0) == (unit, True)
             assert other.begin(unit) == (None, 0.0)
@@ -93,7 +100,7 @@ def test_nothing_is_begun_while_a_call_is_at_work(monkeypatch):
         actor = Ahead(register, compute)
         until(lambda: computed)
         with actor.at_work():
-            time.sleep(0.2)
+            time.sleep(0.5)
             before = len(computed)
             time.sleep(0.5)
             assert len(computed) == before
@@ -129,6 +136,7 @@ def test_a_register_that_is_gone_costs_nothing_but_what_it_knew():
         actor = Ahead(register, lambda unit: (computed.append(unit), Value(unit))[1])
         until(lambda: len(computed) == 4)
         ray.kill(register)
+        until(lambda: is_dead(register))
         start = time.monotonic()
         assert [actor.begin(unit) for unit in range(4)] == [(None, 0.0)] * 4
         assert time.monotonic() - start < 5
@@ -149,4 +157,4 @@ def test_a_value_that_went_with_its_maker_is_none():
         assert actor.begin(next(units))[0] == Value(0)
         ray.kill(maker)
         # Ray takes its objects away when it has noticed.
-        until(lambda: actor.begin(next(units)) == (None, 0.0))
+        until(lambda: actor.begin(next(units)) == (None, 0.0), pause=0.2)
