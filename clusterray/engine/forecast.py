@@ -13,6 +13,8 @@ from clusterray.engine.prices import price
 
 __all__ = ["Forecast", "Outlook", "forecast", "foresee", "spent"]
 
+_CUTOUT_BYTES: Final = 57_000.0
+"""Stored bytes of the cutouts that the built-in costs were measured with."""
 _STARTUP_SECONDS: Final = 10.0
 _GPU_STARTUP_SECONDS: Final = 30.0
 """Where they were not measured; on a GPU with the network compiled before."""
@@ -75,7 +77,7 @@ def foresee(
     measured : costs of this bundle on this device; None takes the built-in ones.
     """
     networks = _n_networks(models)
-    costs = measured.stage_costs() if measured else _built_in(networks)
+    costs = measured.stage_costs() if measured else _built_in(groups, networks)
     if not networks:
         costs = replace(costs, vit_cpu=0.0, vit_gpu=0.0)
     on_gpu = shape[1] >= 1 and networks > 0
@@ -108,10 +110,17 @@ def _n_networks(models: Sequence[str]) -> int:
     return sum(model != "lightgbm" for model in models)
 
 
-def _built_in(n_networks: int) -> StageCosts:
-    """Costs where none were measured: those of one network, for each of them."""
+def _built_in(groups: Sequence[RowGroup], n_networks: int) -> StageCosts:
+    """Costs where none were measured.
+
+    Reading and features go with the pixels, and those with the stored bytes; every network costs
+    what one does.
+    """
     one, n = StageCosts(), max(1, n_networks)
-    return replace(one, vit_cpu=n * one.vit_cpu, vit_gpu=n * one.vit_gpu)
+    rows = sum(group.rows for group in groups)
+    size = sum(group.stored_bytes for group in groups) / max(rows, 1)
+    read = one.read * size / _CUTOUT_BYTES
+    return replace(one, read=read, vit_cpu=n * one.vit_cpu, vit_gpu=n * one.vit_gpu)
 
 
 def forecast(

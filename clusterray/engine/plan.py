@@ -49,8 +49,9 @@ def missing_row_groups(shards: Sequence[Shard], outputs_url: str) -> tuple[list[
 class StageCosts:
     """Seconds of one core (for `vit_gpu`: of one GPU) that one cutout costs in each stage.
 
-    The defaults were measured with 5×128×128 cutouts: on a slow core, features on; the network on
-    a CPU is the demo's, on a GPU ViT-S/16 at 224 px. They decide pool sizes, never results.
+    The defaults were measured with 5×128×128 cutouts of 57 kB: on a slow core, features on; the
+    network on a CPU is the demo's, on a GPU ViT-S/16 at 224 px. They decide pool sizes, never
+    results.
     """
 
     read: float = 7e-4

@@ -14,8 +14,8 @@ COSTS = StageCosts(read=2e-3, vit_cpu=8e-3, vit_gpu=1e-4, finish=1e-3)
 NO_PRICE = PriceSettings()
 
 
-def shard(groups: int, rows: int = 100) -> Shard:
-    return Shard("x/a.parquet", 1_000_000, "f" * 64, (rows,) * groups)
+def shard(groups: int, rows: int = 100, size: int = 1_000_000) -> Shard:
+    return Shard("x/a.parquet", size, "f" * 64, (rows,) * groups)
 
 
 def predict(shard: Shard, pools: Pools, shape: tuple[float, float], models=("lightgbm", "vit")):
@@ -71,20 +71,30 @@ def test_one_row_group_passes_through_every_stage():
 def test_more_work_never_takes_less_time(groups, cpus, gpus):
     def seconds(n: int) -> float:
         config = Config(cluster=ClusterSettings(workers=2))
-        outlook = foresee(
-            shard(n).row_groups(), config, ("vit",), shape=(cpus, gpus), measured=None
-        )
+        groups = shard(n, size=n * 5_700_000).row_groups()
+        outlook = foresee(groups, config, ("vit",), shape=(cpus, gpus), measured=None)
         assert "not measured" in outlook.source
         return outlook.predicted.seconds
 
     assert seconds(groups + 5) >= seconds(groups)
 
 
+def test_where_nothing_was_measured_larger_cutouts_take_longer():
+    def seconds(kilobytes: int) -> float:
+        groups = shard(1954, rows=512, size=1954 * 512 * kilobytes * 1000).row_groups()
+        outlook = foresee(groups, Config(), ("lightgbm", "vit"), shape=(16, 1), measured=None)
+        return outlook.predicted.seconds
+
+    # A million of 5×128×128 and of 5×224×224 pixels took 83 and 168 s on one GPU with 16 cores.
+    assert seconds(57) == pytest.approx(83, rel=0.2)
+    assert seconds(167) == pytest.approx(168, rel=0.2)
+
+
 def test_where_nothing_was_measured_each_network_costs_as_much_as_one():
     twice = MeasuredCosts({"vit": 2 * StageCosts().vit_cpu}, 10.0, 1, "b" * 64, "cpu", "a run")
 
     def seconds(*models: str, measured: MeasuredCosts | None = None) -> float:
-        groups = shard(3000).row_groups()
+        groups = shard(3000, size=300_000 * 57_000).row_groups()
         outlook = foresee(groups, Config(), models, shape=(4, 0), measured=measured)
         return outlook.predicted.seconds
 
