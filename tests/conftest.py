@@ -1,4 +1,4 @@
-"""A real S3 server for the tests that need one."""
+"""A real S3 server for the tests that need one, and the end of the Ray that they share."""
 
 import os
 import secrets
@@ -14,6 +14,12 @@ from pathlib import Path
 import pytest
 
 from clusterray import storage
+
+
+def pytest_sessionfinish() -> None:
+    """Leave Ray while all that its threads use is still there: the interpreter's end may not be."""
+    if "ray" in sys.modules:
+        sys.modules["ray"].shutdown()
 
 
 @dataclass(frozen=True)
