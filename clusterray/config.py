@@ -358,7 +358,7 @@ class ClusterSettings(_Settings):
     workers: Positive | None = None
     """Actors per pool; null lets the plan choose."""
     row_groups_per_batch: Positive | None = None
-    """Row groups handed to an actor in one call; null takes two for each GPU, up to four and 64 MB.
+    """Row groups handed to an actor in one call; null takes two for each GPU, up to four and 96 MB.
 
     It never changes a result. One driver hands them all out, and GPUs want them fast.
     """

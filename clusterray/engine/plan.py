@@ -13,7 +13,7 @@ from clusterray.errors import InputError
 __all__ = ["Pools", "StageCosts", "list_shards", "missing_row_groups", "plan_pools"]
 
 _LONG_SECONDS = 30.0
-_BATCH_BYTES = 64e6
+_BATCH_BYTES = 96e6
 """As stored. Larger calls fill the object store with pixels that wait for each other."""
 
 
@@ -107,7 +107,7 @@ def plan_pools(
     workers : actors in the read and ViT pools, where the user says so; stages are not fused then.
     actors_per_gpu, calls_per_gpu_actor : they hide the copies of one row group behind the kernels
         of another.
-    row_groups_per_batch : None takes two for each GPU, at most four and 64 MB, while there are
+    row_groups_per_batch : None takes two for each GPU, at most four and 96 MB, while there are
         enough; one without a GPU.
     row_group_bytes : stored bytes of the largest one.
     """

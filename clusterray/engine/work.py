@@ -23,6 +23,12 @@ from clusterray.errors import ClusterrayError, RunError
 __all__ = ["Stage", "cpu_share", "run", "unit_column", "unwrap"]
 
 _UNIT = "unit"
+_RESERVED = 0.2
+"""Of the object store that Ray Data may fill, what all stages are granted in equal parts.
+
+What they hold is the pixels that the first one read, almost all of it: Ray's 0.5 would keep a third
+of the store empty for the others, and readers would wait for room.
+"""
 _RAISED = re.compile(rf"^clusterray\.errors\.({'|'.join(errors.__all__)}): (.*)$", re.MULTILINE)
 _ANY_ERROR = re.compile(r"^[\w.]*(?:Error|Exception)\b.*$", re.MULTILINE)
 
@@ -97,6 +103,7 @@ def run(
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    context.op_resource_reservation_ratio = _RESERVED
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     units = [{_UNIT: i} for i in range(n_units)]
     dataset: Dataset = ray.data.from_items(units, override_num_blocks=n_units)

@@ -1,11 +1,14 @@
 import io
 import sys
 import threading
+import time
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import ray
+from ray.data import DataContext, ExecutionResources
 from ray.data.exceptions import ExecutionTimeoutError
 
 from clusterray.engine import work
@@ -78,6 +81,58 @@ def test_the_store_is_registered_before_anything_is_read_out_of_it():
     assert registered.holds(stored)
     [(low, high)] = calls
     assert low <= stored.__array_interface__["data"][0] < high
+
+
+class Make:
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        [unit] = work.unit_column(table)
+        (self.folder / f"made{unit}").touch()
+        return pack([Parcel(unit, table, planes=np.full((50, 100_000), 7, np.uint8))])
+
+
+class Late(Look):
+    """Takes nothing before it is let, as a network that is still loaded."""
+
+    def __init__(self, folder: str) -> None:
+        while not (Path(folder) / "go").exists():
+            time.sleep(0.05)
+
+
+def settled(count, *, seconds):
+    """The count when it has not changed for so long, once it is not 0."""
+    last, since = 0, time.monotonic()
+    while last == 0 or time.monotonic() - since < seconds:
+        time.sleep(0.1)
+        if (now := count()) != last:
+            last, since = now, time.monotonic()
+    return last
+
+
+def test_what_waits_for_a_later_stage_may_fill_most_of_the_store(tmp_path, monkeypatch):
+    """A third of it was kept empty for the outputs of stages that make next to nothing."""
+    options = DataContext.get_current().execution_options
+    limits = ExecutionResources(object_store_memory=200e6)
+    monkeypatch.setattr(options, "resource_limits", limits)
+    stages = [
+        work.Stage("read", Make, {"folder": str(tmp_path)}, num_cpus=0.5),
+        work.Stage("vit", Late, {"folder": str(tmp_path)}, num_cpus=0.5),
+        work.Stage("finish", Echo, num_cpus=0.5),
+    ]
+    found = []
+
+    def scored():
+        found.extend(r for t in work.run(60, stages, verb="t") for r in t.to_pylist())
+
+    run = threading.Thread(target=scored)
+    run.start()
+    made = settled(lambda: len(list(tmp_path.glob("made*"))), seconds=3)
+    (tmp_path / "go").touch()
+    run.join(timeout=60)
+    assert sorted(r["unit"] for r in found) == list(range(60))
+    assert 0.7 < made * 5e6 / 200e6 < 1.0
 
 
 @pytest.mark.parametrize("per_batch", [1, 3])
