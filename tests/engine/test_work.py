@@ -126,10 +126,12 @@ def test_what_waits_for_a_later_stage_may_fill_most_of_the_store(tmp_path, monke
     def scored():
         found.extend(r for t in work.run(60, stages, verb="t") for r in t.to_pylist())
 
-    run = threading.Thread(target=scored)
+    run = threading.Thread(target=scored, daemon=True)
     run.start()
-    made = settled(lambda: len(list(tmp_path.glob("made*"))), seconds=3)
-    (tmp_path / "go").touch()
+    try:
+        made = settled(lambda: len(list(tmp_path.glob("made*"))), seconds=3)
+    finally:
+        (tmp_path / "go").touch()
     run.join(timeout=60)
     assert sorted(r["unit"] for r in found) == list(range(60))
     assert 0.7 < made * 5e6 / 200e6 < 1.0
